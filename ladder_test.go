@@ -268,6 +268,33 @@ func TestUnsafeIsMarked(t *testing.T) {
 	})
 }
 
+// Every direct dependency is pinned, and a reader can find out why it is here.
+func TestDependenciesAreExplained(t *testing.T) {
+	out, err := exec.Command("go", "mod", "edit", "-json").Output()
+	if err != nil {
+		t.Fatalf("go mod edit: %v", err)
+	}
+	var mod struct {
+		Require []struct {
+			Path, Version string
+			Indirect      bool
+		}
+	}
+	if err := json.Unmarshal(out, &mod); err != nil {
+		t.Fatalf("read go.mod: %v", err)
+	}
+	page, err := os.ReadFile("docs/dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range mod.Require {
+		row := "| `" + r.Path + "` | `" + r.Version + "` |"
+		if !r.Indirect && !bytes.Contains(page, []byte(row)) {
+			t.Errorf("docs/dependencies.md has no row %q with the reason for it", row)
+		}
+	}
+}
+
 // The rules must be able to fail: each gets a package that breaks it.
 func TestLadderFindsFaults(t *testing.T) {
 	ours := func(name string) string { return path.Join(modulePath, name) }
