@@ -36,7 +36,7 @@ func Configure(s *stack.Stack, id *Identity, fds []int) (*Gates, error) {
 	if len(fds) != channels*len(id.Links) || (len(id.Links) > 0 && channels == 0) {
 		return nil, fmt.Errorf("%d packet sockets for %d links", len(fds), len(id.Links))
 	}
-	if err := addLoopback(s); err != nil {
+	if err := addLoopback(s, id.Loopback); err != nil {
 		return nil, err
 	}
 	gates := &Gates{}
@@ -101,9 +101,10 @@ func addLink(s *stack.Stack, l *Link, lower stack.LinkEndpoint) (*Gate, error) {
 	return gate, nil
 }
 
-func addLoopback(s *stack.Stack) error {
+func addLoopback(s *stack.Stack, extra []netip.Prefix) error {
 	opts := stack.NICOptions{Name: "lo", DeliverLinkPackets: true}
-	return addInterface(s, LoopbackNIC, ethernet.New(loopback.New()), opts, loopbackAddresses())
+	addrs := append(loopbackAddresses(), extra...)
+	return addInterface(s, LoopbackNIC, ethernet.New(loopback.New()), opts, addrs)
 }
 
 func loopbackAddresses() []netip.Prefix {

@@ -1,10 +1,12 @@
 package network
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // Bounds of an identity. They are far above what a sandbox has, and low enough
@@ -35,6 +37,9 @@ type Identity struct {
 	// Routes are ordered by decreasing prefix length, then by metric.
 	Routes []Route `json:"routes,omitempty"`
 
+	// Loopback are addresses of lo beyond 127.0.0.1 and ::1, set by the guest.
+	Loopback []netip.Prefix `json:"loopback,omitempty"`
+
 	// Neighbours are the permanent ones; learnt ones are learnt again.
 	Neighbours []Neighbour `json:"neighbours,omitempty"`
 
@@ -45,8 +50,12 @@ type Identity struct {
 
 // Link is one interface of the sandbox.
 type Link struct {
-	// Name is the interface's name, inside and on the host.
+	// Name is the interface's name inside the sandbox.
 	Name string `json:"name"`
+
+	// HostName is its name in the host's namespace, where the guest has renamed it;
+	// empty if it is the same.
+	HostName string `json:"hostName,omitempty"`
 
 	// NIC is netstack's interface id: LoopbackNIC+1 for the first link, and so on.
 	NIC int32 `json:"nic"`
@@ -140,6 +149,9 @@ func (id *Identity) Validate() error {
 			return fmt.Errorf("%w: link %q: %w", ErrInvalidIdentity, l.Name, err)
 		}
 	}
+	if err := validateAddresses(id.Loopback); err != nil {
+		return fmt.Errorf("%w: loopback: %w", ErrInvalidIdentity, err)
+	}
 	for _, r := range id.Routes {
 		if err := id.validateRoute(r); err != nil {
 			return fmt.Errorf("%w: route %v: %w", ErrInvalidIdentity, r, err)
@@ -156,8 +168,13 @@ func (id *Identity) Validate() error {
 	return nil
 }
 
+func (l *Link) hostName() string { return cmp.Or(l.HostName, l.Name) }
+
 func (l *Link) validate() error {
 	if err := validateName(l.Name); err != nil {
+		return err
+	}
+	if err := validateName(l.hostName()); err != nil {
 		return err
 	}
 	if l.MTUBytes < minMTUBytes || l.MTUBytes > maxMTUBytes {
@@ -171,11 +188,15 @@ func (l *Link) validate() error {
 			return fmt.Errorf("hardware address %q", l.MAC)
 		}
 	}
-	if len(l.Addresses) > maxAddresses {
-		return fmt.Errorf("%d addresses, at most %d", len(l.Addresses), maxAddresses)
+	return validateAddresses(l.Addresses)
+}
+
+func validateAddresses(addrs []netip.Prefix) error {
+	if len(addrs) > maxAddresses {
+		return fmt.Errorf("%d addresses, at most %d", len(addrs), maxAddresses)
 	}
-	seen := make(map[netip.Prefix]bool, len(l.Addresses))
-	for _, a := range l.Addresses {
+	seen := make(map[netip.Prefix]bool, len(addrs))
+	for _, a := range addrs {
 		if !a.IsValid() || !plainAddr(a.Addr()) || a.Addr().IsUnspecified() || seen[a] {
 			return fmt.Errorf("address %v", a)
 		}
@@ -231,10 +252,10 @@ func (id *Identity) link(nic int32) *Link {
 	return &id.Links[i]
 }
 
-// linkByName returns the link called name, or nil.
+// linkByName returns the link that the host calls name, or nil.
 func (id *Identity) linkByName(name string) *Link {
 	for i := range id.Links {
-		if id.Links[i].Name == name {
+		if id.Links[i].hostName() == name {
 			return &id.Links[i]
 		}
 	}
@@ -247,11 +268,13 @@ func (id *Identity) HasAddress(a netip.Addr) bool {
 	if a.IsLoopback() {
 		return true
 	}
+	same := func(p netip.Prefix) bool { return p.Addr() == a }
+	if slices.ContainsFunc(id.Loopback, same) {
+		return true
+	}
 	for i := range id.Links {
-		for _, p := range id.Links[i].Addresses {
-			if p.Addr() == a {
-				return true
-			}
+		if slices.ContainsFunc(id.Links[i].Addresses, same) {
+			return true
 		}
 	}
 	return false

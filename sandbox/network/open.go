@@ -96,7 +96,7 @@ func (t *Takeover) open(id *Identity, opts Options) error {
 }
 
 func (t *Takeover) openLink(h *netlink.Handle, l *Link, opts Options) error {
-	link, err := h.LinkByName(l.Name)
+	link, err := h.LinkByName(l.hostName())
 	if err != nil {
 		if _, missing := err.(netlink.LinkNotFoundError); missing {
 			return ErrLinkMissing
@@ -104,7 +104,7 @@ func (t *Takeover) openLink(h *netlink.Handle, l *Link, opts Options) error {
 		return err
 	}
 	if attrs := link.Attrs(); !opts.Silent && attrs.RawFlags&unix.IFF_UP == 0 {
-		return fmt.Errorf("is down: bring it up first (ip link set %s up)", l.Name)
+		return fmt.Errorf("is down: bring it up first (ip link set %s up)", l.hostName())
 	}
 	// The record is complete before the first change.
 	undo, err := recordLink(h, link)
@@ -132,8 +132,8 @@ func (t *Takeover) openLink(h *netlink.Handle, l *Link, opts Options) error {
 // brings it up. The silenced host stack has nothing left to say when it comes up.
 func adoptHardware(h *netlink.Handle, link netlink.Link, l *Link, opts Options) error {
 	attrs := link.Attrs()
-	if attrs.MTU != l.MTUBytes {
-		return fmt.Errorf("mtu is %d, the sandbox has %d", attrs.MTU, l.MTUBytes)
+	if attrs.MTU < l.MTUBytes {
+		return fmt.Errorf("mtu is %d, the sandbox sends %d", attrs.MTU, l.MTUBytes)
 	}
 	mac, err := l.linkAddress()
 	if err != nil {

@@ -1,0 +1,113 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// resetResolveTimeout bounds how long one peer's next hop may take to answer.
+const resetResolveTimeout = 2 * time.Second
+
+// SendResets tells the peers of the connections whose Fate has Reset that it is
+// over, with a segment from the old address and the saved sequence numbers. The
+// gates must be open. It returns how many were sent; the error names those that
+// could not be.
+//
+// It must not be called for a clone whose original still runs: the original's
+// connections would end.
+func SendResets(ctx context.Context, s *stack.Stack, fates []Fate) (int, error) {
+	sent := 0
+	var errs []error
+	for _, f := range fates {
+		if !f.Reset {
+			continue
+		}
+		if err := sendReset(ctx, s, f.Connection); err != nil {
+			errs = append(errs, fmt.Errorf("reset %v: %w", f.Connection, err))
+			continue
+		}
+		sent++
+	}
+	return sent, errors.Join(errs...)
+}
+
+func sendReset(ctx context.Context, s *stack.Stack, c Connection) error {
+	proto := protocolOf(c.Remote.Addr())
+	route, err := s.FindRoute(0, tcpip.Address{}, tcpipAddr(c.Remote.Addr()), proto, false)
+	if err != nil {
+		return errors.New(err.String())
+	}
+	defer route.Release()
+	hop, goErr := nextHop(ctx, route)
+	if goErr != nil {
+		return goErr
+	}
+	if err := s.WritePacketToRemote(route.NICID(), hop, proto, buffer.MakeWithData(resetSegment(c))); err != nil {
+		return errors.New(err.String())
+	}
+	return nil
+}
+
+// nextHop resolves the hardware address that a route leads to.
+func nextHop(ctx context.Context, route *stack.Route) (tcpip.LinkAddress, error) {
+	ctx, cancel := context.WithTimeout(ctx, resetResolveTimeout)
+	defer cancel()
+	result := make(chan stack.ResolvedFieldsResult, 1)
+	switch err := route.ResolvedFields(func(r stack.ResolvedFieldsResult) { result <- r }); err.(type) {
+	case nil, *tcpip.ErrWouldBlock:
+	default:
+		return "", errors.New(err.String())
+	}
+	select {
+	case r := <-result:
+		if r.Err != nil {
+			return "", errors.New(r.Err.String())
+		}
+		return r.RouteInfo.RemoteLinkAddress, nil
+	case <-ctx.Done():
+		return "", fmt.Errorf("next hop does not answer: %w", ctx.Err())
+	}
+}
+
+// resetSegment is the IP packet of a reset that c's peer accepts: its sequence
+// number is the next that the peer expects.
+func resetSegment(c Connection) []byte {
+	src, dst := tcpipAddr(c.Local.Addr()), tcpipAddr(c.Remote.Addr())
+	networkBytes := header.IPv6MinimumSize
+	if c.Local.Addr().Is4() {
+		networkBytes = header.IPv4MinimumSize
+	}
+	packet := make([]byte, networkBytes+header.TCPMinimumSize)
+	segment := header.TCP(packet[networkBytes:])
+	segment.Encode(&header.TCPFields{
+		SrcPort:    c.Local.Port(),
+		DstPort:    c.Remote.Port(),
+		SeqNum:     c.SendNext,
+		AckNum:     c.ReceiveNext,
+		DataOffset: header.TCPMinimumSize,
+		Flags:      header.TCPFlagRst | header.TCPFlagAck,
+	})
+	pseudo := header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, header.TCPMinimumSize)
+	segment.SetChecksum(^checksum.Checksum(segment, pseudo))
+	if networkBytes == header.IPv6MinimumSize {
+		header.IPv6(packet).Encode(&header.IPv6Fields{
+			PayloadLength: header.TCPMinimumSize, TransportProtocol: header.TCPProtocolNumber,
+			HopLimit: 64, SrcAddr: src, DstAddr: dst,
+		})
+		return packet
+	}
+	ip := header.IPv4(packet)
+	ip.Encode(&header.IPv4Fields{
+		TotalLength: uint16(len(packet)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber), SrcAddr: src, DstAddr: dst,
+	})
+	ip.SetChecksum(^ip.CalculateChecksum())
+	return packet
+}
