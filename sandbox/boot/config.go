@@ -1,0 +1,195 @@
+package boot
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/sbxmigrate/sbxmigrate/mounts"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+)
+
+// Subcommand is the hidden first argument with which the binary re-executes
+// itself as a sandbox process.
+const Subcommand = "sandbox-boot"
+
+// RootContainer is the kernel's name for a sandbox's first container.
+const RootContainer = "root"
+
+// maxConfigBytes bounds the configuration read from the creating command: a
+// spec with a megabyte of environment still fits.
+const maxConfigBytes = 16 << 20
+
+// firstFD is the descriptor number of the first file handed over: 0, 1 and 2
+// are the null device and the log.
+const firstFD = 3
+
+// Config is what a sandbox process is told by the command that creates it.
+type Config struct {
+	ID   string      `json:"id"` // for log lines; the guest never sees it
+	Spec *specs.Spec `json:"spec"`
+
+	Mounts  *mounts.List      `json:"mounts"`
+	Network *network.Identity `json:"network"`
+
+	Platform    string `json:"platform"`
+	TotalMemory uint64 `json:"totalMemory"` // bytes that the guest sees; 0: the host's
+	Debug       bool   `json:"debug"`
+
+	// Restore makes the process load a saved kernel through Hooks.Load instead
+	// of building one from Spec.
+	Restore *RestoreConfig `json:"restore,omitempty"`
+
+	// Files says how the descriptors after the configuration are to be read.
+	Files FileLayout `json:"files"`
+}
+
+// RestoreConfig is what loading a saved kernel needs beyond Config.
+type RestoreConfig struct {
+	// Sessions are the exec sessions that the saved kernel still has; their
+	// streams lead nowhere now.
+	Sessions []Session `json:"sessions"`
+	// Terminal is set on the new terminal before any task runs.
+	Terminal *TerminalState `json:"terminal,omitempty"`
+}
+
+// FileLayout counts the descriptors that follow the configuration, in the
+// order of the fields of Files.
+type FileLayout struct {
+	Stdio     int `json:"stdio"`     // 3, or 1 for a terminal
+	Preserved int `json:"preserved"` // become 3, 4, … inside
+	Gofer     int `json:"gofer"`     // in order of the gofer-served mounts
+	Packet    int `json:"packet"`    // in order of Network.Links
+	Load      int `json:"load"`      // for Hooks.Load
+}
+
+// Files are the descriptors a sandbox process starts with. The process owns
+// them all.
+type Files struct {
+	Config  *os.File // Config as JSON, then end of file
+	Ready   *os.File // receives one Report
+	Exit    *os.File // receives one ExitRecord
+	Control *os.File // listening control socket
+	Memory  *os.File // memfd that holds all of the sandbox's memory
+
+	Stdio     []*os.File
+	Preserved []*os.File
+	Gofer     []*os.File
+	Packet    []*os.File
+	Load      []*os.File
+}
+
+// List returns the files in the order in which a child must inherit them from
+// descriptor 3 on.
+func (f *Files) List() []*os.File {
+	list := []*os.File{f.Config, f.Ready, f.Exit, f.Control, f.Memory}
+	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load} {
+		list = append(list, group...)
+	}
+	return list
+}
+
+// Layout returns the counts that let the child take List apart again.
+func (f *Files) Layout() FileLayout {
+	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load)}
+}
+
+// inherit reads the configuration and names the descriptors that came with it.
+func inherit() (*Config, *Files, error) {
+	next := uintptr(firstFD)
+	take := func(name string) *os.File {
+		f := os.NewFile(next, name)
+		next++
+		return f
+	}
+	group := func(name string, n int) []*os.File {
+		files := make([]*os.File, n)
+		for i := range files {
+			files[i] = take(fmt.Sprintf("%s-%d", name, i))
+		}
+		return files
+	}
+	files := &Files{
+		Config: take("config"), Ready: take("ready"), Exit: take("exit"),
+		Control: take("control"), Memory: take("memory"),
+	}
+	cfg, err := ReadConfig(files.Config)
+	if err != nil {
+		return nil, files, err
+	}
+	l := cfg.Files
+	files.Stdio = group("stdio", l.Stdio)
+	files.Preserved = group("preserved", l.Preserved)
+	files.Gofer = group("gofer", l.Gofer)
+	files.Packet = group("packet", l.Packet)
+	files.Load = group("load", l.Load)
+	return cfg, files, nil
+}
+
+// maxFilesEach bounds each group of FileLayout.
+const maxFilesEach = 4096
+
+// ReadConfig reads one Config and checks what the rest of the package relies
+// on.
+func ReadConfig(r io.Reader) (*Config, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxConfigBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("read sandbox configuration: %w", err)
+	}
+	if len(data) > maxConfigBytes {
+		return nil, fmt.Errorf("sandbox configuration is larger than %d bytes", maxConfigBytes)
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	var cfg Config
+	if err := dec.Decode(&cfg); err != nil {
+		return nil, fmt.Errorf("parse sandbox configuration: %w", err)
+	}
+	return &cfg, cfg.validate()
+}
+
+func (c *Config) validate() error {
+	if c.Spec == nil || c.Spec.Process == nil || c.Mounts == nil || c.Network == nil {
+		return errors.New("sandbox configuration lacks spec, process, mounts or network")
+	}
+	l := c.Files
+	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load} {
+		if n < 0 || n > maxFilesEach {
+			return fmt.Errorf("sandbox configuration counts %d descriptors in one group, limit is %d", n, maxFilesEach)
+		}
+	}
+	wantStdio := 3
+	if c.Spec.Process.Terminal {
+		wantStdio = 1
+	}
+	if l.Stdio != wantStdio {
+		return fmt.Errorf("sandbox configuration has %d standard streams, want %d", l.Stdio, wantStdio)
+	}
+	if n := len(c.Mounts.GoferMounts()); l.Gofer != n {
+		return fmt.Errorf("sandbox configuration has %d gofer sockets for %d gofer-served mounts", l.Gofer, n)
+	}
+	if l.Packet != len(c.Network.Links) {
+		return fmt.Errorf("sandbox configuration has %d packet sockets for %d network links", l.Packet, len(c.Network.Links))
+	}
+	return nil
+}
+
+// Report is what a sandbox process says once on Files.Ready: that it is ready
+// to be started, or why it is not.
+type Report struct {
+	Error string `json:"error,omitempty"`
+	// Warnings name what the spec asks for and the sandbox does not have.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// ExitRecord is what a sandbox process leaves on Files.Exit when its container
+// ended.
+type ExitRecord struct {
+	// Status is the exit status, or 128 plus the signal that ended it.
+	Status int `json:"status"`
+}

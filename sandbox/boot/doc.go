@@ -1,0 +1,35 @@
+// Package boot is what runs inside a sandbox process: it isolates the process
+// from the host, builds gVisor's kernel around a container's specification or
+// loads one that was saved, and serves the control socket until the container
+// ends.
+//
+// # Process
+//
+// The creating command (package sandbox) starts the sandbox process in new
+// user, PID, mount, IPC, UTS and network namespaces and hands it everything it
+// will ever have as descriptors: configuration, control socket, memory file,
+// standard streams, gofer and packet sockets. Main then
+//
+//  1. reads the configuration and opens what needs /proc (dirty tracking),
+//  2. enters an empty, read-only root and drops every capability,
+//  3. builds or loads the kernel; seccomp is on before any guest code or any
+//     byte of a saved state is looked at,
+//  4. reports ready or the error, serves the control socket, and exits with
+//     the container's exit status.
+//
+// # Names
+//
+// A kernel outlives the sandbox that it was started in: it is restored under
+// other IDs, on other hosts. So nothing inside carries the sandbox's ID.
+// Containers are known to the kernel by a name of their own (RootContainer),
+// and host resources by (container name, path or descriptor number).
+//
+// # Locks
+//
+// Lifecycle.mu guards the phase and the process table; it is never held while
+// the kernel is paused, waited for or asked to stop. Status takes no lock of
+// the kernel.
+//
+// Package boot does not save or load by itself: both are handed to it (Hooks)
+// by the command that knows package checkpoint.
+package boot

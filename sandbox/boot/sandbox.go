@@ -1,0 +1,325 @@
+package boot
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/fd"
+	"gvisor.dev/gvisor/pkg/sentry/checkpoint"
+	"gvisor.dev/gvisor/pkg/sentry/fdimport"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/user"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
+	"gvisor.dev/gvisor/pkg/sentry/pgalloc"
+	"gvisor.dev/gvisor/pkg/sentry/platform"
+	"gvisor.dev/gvisor/pkg/sentry/socket/netstack"
+	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+)
+
+// Sandbox is the one sandbox of this process.
+type Sandbox struct {
+	cfg *Config
+
+	platform *mappingPlatform
+	memory   *os.File // a descriptor of its own for the memory file
+	mf       *pgalloc.MemoryFile
+	kernel   *kernel.Kernel
+	gates    *network.Gates
+	streams  streams
+
+	phase atomic.Pointer[Phase]
+	ended chan struct{} // closed once the container's first process has ended
+
+	// terminalFD is the container's terminal on the host, -1 if it has none.
+	terminalFD int
+
+	mu       sync.Mutex
+	sessions []Session // every session that the kernel may still refer to; guarded by mu
+}
+
+// Phase is where a sandbox is in its life.
+type Phase string
+
+// The phases, named as in the runtime specification where it has a name.
+const (
+	PhaseCreated Phase = "created"
+	PhaseRunning Phase = "running"
+	PhasePaused  Phase = "paused"
+	PhaseSaving  Phase = "saving" // stopped for a checkpoint or a migration
+	PhaseStopped Phase = "stopped"
+)
+
+// Kernel returns the sandbox's kernel.
+func (s *Sandbox) Kernel() *kernel.Kernel { return s.kernel }
+
+// MemoryFile returns the allocator of all of the sandbox's memory.
+func (s *Sandbox) MemoryFile() *pgalloc.MemoryFile { return s.mf }
+
+// Memory returns the memfd behind MemoryFile. The sandbox keeps it.
+func (s *Sandbox) Memory() *os.File { return s.memory }
+
+// Gates returns the network's gates, one for each link.
+func (s *Sandbox) Gates() *network.Gates { return s.gates }
+
+// Phase returns where the sandbox is in its life.
+func (s *Sandbox) Phase() Phase { return *s.phase.Load() }
+
+// Enter moves from one phase to another and reports whether from was the
+// phase.
+func (s *Sandbox) Enter(from, to Phase) bool {
+	now := s.phase.Load()
+	return *now == from && s.phase.CompareAndSwap(now, &to)
+}
+
+// Sessions returns the host streams that the kernel refers to.
+func (s *Sandbox) Sessions() []Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Session(nil), s.sessions...)
+}
+
+// Terminal returns the state of the container's terminal, nil if it has none.
+func (s *Sandbox) Terminal() *TerminalState {
+	if s.terminalFD < 0 {
+		return nil
+	}
+	return readTerminal(s.terminalFD)
+}
+
+// newSession names the streams of one more exec.
+func (s *Sandbox) newSession(fds []int) Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	session := Session{Name: execSession(len(s.sessions)), FDs: fds}
+	s.sessions = append(s.sessions, session)
+	return session
+}
+
+// build makes a new kernel with the container's first process in it, not yet
+// running. The error names the part of the spec that is at fault.
+func (s *Sandbox) build(files *Files) error {
+	packetFDs, err := releaseAll(files.Packet)
+	if err != nil {
+		return err
+	}
+	s.kernel, s.gates, err = newKernel(s.platform, s.mf, s.cfg, packetFDs)
+	if err != nil {
+		return err
+	}
+	args, err := newProcessArgs(s.kernel, RootContainer, s.cfg.Spec.Process)
+	if err != nil {
+		return err
+	}
+	goferFDs, err := releaseAll(files.Gofer)
+	if err != nil {
+		return err
+	}
+	if err := s.mountAll(&args, goferFDs); err != nil {
+		return err
+	}
+	return s.createFirstProcess(&args, files)
+}
+
+// mountAll builds the container's mount namespace into args, as root whoever
+// the container's user is.
+func (s *Sandbox) mountAll(args *kernel.CreateProcessArgs, goferFDs []int) error {
+	rootArgs := *args
+	rootArgs.Credentials = auth.NewRootCredentials(args.Credentials.UserNamespace)
+	rootArgs.WorkingDirectory = "/"
+	m := &mounter{
+		k: s.kernel, container: RootContainer, creds: rootArgs.Credentials,
+		ctx: rootArgs.NewContext(s.kernel), goferFDs: goferFDs,
+	}
+	ns, err := m.mountAll(s.cfg.Mounts)
+	if err != nil {
+		return err
+	}
+	args.MountNamespace = ns
+	if linux := s.cfg.Spec.Linux; linux != nil {
+		if err := m.maskPaths(ns, linux.MaskedPaths); err != nil {
+			return err
+		}
+		if err := m.protectPaths(ns, linux.ReadonlyPaths); err != nil {
+			return err
+		}
+	}
+	return m.makeWorkingDirectory(ns, args.WorkingDirectory)
+}
+
+// createFirstProcess creates the container's first process with its streams.
+func (s *Sandbox) createFirstProcess(args *kernel.CreateProcessArgs, files *Files) error {
+	ctx := args.NewContext(s.kernel)
+	if err := s.rememberTerminal(files); err != nil {
+		return err
+	}
+	table, tty, err := s.importStreams(args, RootContainer, files.Stdio, files.Preserved, s.cfg.Spec.Process.Terminal)
+	if err != nil {
+		return err
+	}
+	defer table.DecRef(ctx)
+	args.FDTable = table
+	if tty != nil {
+		args.TTY = tty
+	}
+	s.sessions = []Session{containerSession(len(files.Stdio), len(files.Preserved))}
+
+	args.Envv, err = user.MaybeAddExecUserHome(ctx, args.MountNamespace, args.Credentials.RealKUID, args.Envv)
+	if err != nil {
+		return fmt.Errorf("look up home directory: %w", err)
+	}
+	args.Filename, err = user.ResolveExecutablePath(ctx, args)
+	if err != nil {
+		return fmt.Errorf("process.args: find %q in the container: %w", args.Argv[0], err)
+	}
+	if _, _, err := s.kernel.CreateProcess(*args); err != nil {
+		return fmt.Errorf("process.args: execute %q: %w", args.Filename, err)
+	}
+	return nil
+}
+
+// rememberTerminal keeps a descriptor of the container's terminal, if it has
+// one, beside those that the kernel will own.
+func (s *Sandbox) rememberTerminal(files *Files) error {
+	s.terminalFD = -1
+	if !s.cfg.Spec.Process.Terminal {
+		return nil
+	}
+	fd, err := unix.Dup(int(files.Stdio[0].Fd()))
+	if err != nil {
+		return fmt.Errorf("keep terminal: %w", err)
+	}
+	s.terminalFD = fd
+	return nil
+}
+
+// importStreams puts files into a new descriptor table: one terminal for 0, 1
+// and 2, or three streams, then preserved from 3 on. It owns the files.
+func (s *Sandbox) importStreams(args *kernel.CreateProcessArgs, session string, stdio, preserved []*os.File, terminal bool) (*kernel.FDTable, *kernel.TTY, error) {
+	ctx := args.NewContext(s.kernel)
+	hostFDs := make(map[int]*fd.FD)
+	for i, f := range append(append([]*os.File{}, stdio...), preserved...) {
+		n := i
+		if terminal && i >= len(stdio) {
+			n = 3 + i - len(stdio)
+		}
+		hostFD, err := s.streams.give(f, false)
+		if err != nil {
+			return nil, nil, err
+		}
+		hostFDs[n] = fd.New(hostFD)
+	}
+	if terminal {
+		// One terminal serves all three; the copies only have to exist.
+		for n := 1; n <= 2; n++ {
+			dup, err := unix.Dup(hostFDs[0].FD())
+			if err != nil {
+				return nil, nil, err
+			}
+			hostFDs[n] = fd.New(dup)
+		}
+	}
+	table := s.kernel.NewFDTable()
+	tty, err := fdimport.Import(ctx, table, hostFDs, fdimport.ImportOptions{
+		Console:       terminal,
+		Restorable:    true,
+		UID:           args.Credentials.EffectiveKUID,
+		GID:           args.Credentials.EffectiveKGID,
+		ContainerName: session,
+		SupportTTYs:   true,
+	})
+	for _, hostFD := range hostFDs {
+		hostFD.Close() // released ones are not closed
+	}
+	if err != nil {
+		table.DecRef(ctx)
+		return nil, nil, fmt.Errorf("import streams: %w", err)
+	}
+	if tty == nil {
+		return table, nil, nil
+	}
+	return table, tty.TTY(), nil
+}
+
+// Loading is what Hooks.Load gets to load a saved kernel.
+type Loading struct {
+	Platform   platform.Platform
+	MemoryFile *pgalloc.MemoryFile
+	// Stack is configured for this host; it replaces the saved configuration.
+	Stack *netstack.Stack
+	// HostFDs has a descriptor for every host resource the saved kernel may
+	// ask for: gofer mounts and streams. The kernel owns them.
+	HostFDs map[checkpoint.ResourceID]int
+	// Files are Config.Files.Load, owned by Load.
+	Files []*os.File
+	// Loaded must be called once the last page has arrived, if the kernel could
+	// run before that.
+	Loaded func()
+}
+
+// load makes a kernel out of a saved one. Its tasks do not run yet.
+func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)) error {
+	packetFDs, err := releaseAll(files.Packet)
+	if err != nil {
+		return err
+	}
+	// The saved kernel brings its own clock; this one only has to be there.
+	stack, err := network.NewStack(tcpip.NewStdClock(), &uniqueIDs{})
+	if err != nil {
+		return err
+	}
+	if s.gates, err = network.Configure(stack.Stack, s.cfg.Network, packetFDs); err != nil {
+		return err
+	}
+	if err := s.rememberTerminal(files); err != nil {
+		return err
+	}
+	restore := s.cfg.Restore
+	if restore.Terminal != nil && s.terminalFD >= 0 {
+		if err := restore.Terminal.apply(s.terminalFD); err != nil {
+			return err
+		}
+	}
+	hostFDs, err := s.streams.reconnect(restore.Sessions, files)
+	if err != nil {
+		return err
+	}
+	s.sessions = restore.Sessions
+	gofer, err := releaseAll(files.Gofer)
+	if err != nil {
+		return err
+	}
+	for i, mount := range s.cfg.Mounts.GoferMounts() {
+		hostFDs[checkpoint.ResourceID{ContainerName: RootContainer, Path: mount.Destination}] = gofer[i]
+	}
+	s.platform.mapUnit.Store(loadingMapUnit)
+	s.kernel, err = load(&Loading{
+		Platform: s.platform, MemoryFile: s.mf, Stack: stack, HostFDs: hostFDs, Files: files.Load,
+		Loaded: func() { s.platform.mapUnit.Store(0) },
+	})
+	return err
+}
+
+// uniqueIDs numbers what a stack that no kernel owns yet needs numbered.
+type uniqueIDs struct{ last atomic.Uint64 }
+
+// UniqueID implements uniqueid.Provider.
+func (u *uniqueIDs) UniqueID() uint64 { return u.last.Add(1) }
+
+// releaseAll gives up files and returns their descriptors, owned by the
+// caller.
+func releaseAll(files []*os.File) ([]int, error) {
+	fds := make([]int, len(files))
+	for i, f := range files {
+		n, err := release(f)
+		if err != nil {
+			return nil, err
+		}
+		fds[i] = n
+	}
+	return fds, nil
+}

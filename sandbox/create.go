@@ -1,0 +1,299 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/mounts"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/gofer"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+)
+
+// Sandbox is a sandbox on this host.
+type Sandbox struct {
+	Record
+	dir string
+	// child is set in the command that created the sandbox process, which has
+	// to collect it when it ends.
+	child *child
+}
+
+// CreateOptions says what sandbox to create.
+type CreateOptions struct {
+	ID     string
+	Bundle *Bundle
+
+	// Stdio are the container's stdin, stdout and stderr, or the one slave end
+	// of its terminal where the specification asks for one. Preserved become 3,
+	// 4, … inside. Create takes ownership of all of them.
+	Stdio     []*os.File
+	Preserved []*os.File
+
+	PIDFile  string             // where to write the sandbox process's PID; empty: nowhere
+	Platform string             // default boot.DefaultPlatform
+	Overlay  mounts.OverlayMode // which writable mounts get a writable layer in memory; default none
+	Lenient  bool               // leave out mounts of unknown type, with a warning, instead of refusing
+	Debug    bool               // log what the guest's kernel does
+
+	// Restore creates the sandbox around a saved kernel.
+	Restore *Restore
+}
+
+// Restore is what takes the place of a specification's own choices when the
+// sandbox comes out of an image.
+type Restore struct {
+	From     string       // names the image, for the record
+	Mounts   *mounts.List // the saved mounts, with their sources on this host
+	Sessions []boot.Session
+	Terminal *boot.TerminalState
+	// Network is the identity the saved kernel had; nil for loopback only.
+	Silent bool // keep quiet on the network until announced
+	// Files are handed to boot.Hooks.Load; Create takes ownership.
+	Files []*os.File
+	// Memory becomes the sandbox's memory file; Create keeps its own copy.
+	Memory *os.File
+}
+
+// Create makes a sandbox that is ready to be started and returns it with what
+// its specification asked for in vain. On an error nothing is left behind.
+func (r Root) Create(ctx context.Context, opts CreateOptions) (_ *Sandbox, warnings []string, err error) {
+	owned := append(append([]*os.File{}, opts.Stdio...), opts.Preserved...)
+	if opts.Restore != nil {
+		owned = append(owned, opts.Restore.Files...)
+	}
+	c := &creation{opts: opts, files: &boot.Files{}}
+	c.undoer(func() {
+		for _, f := range owned {
+			f.Close()
+		}
+	})
+	defer func() {
+		if err != nil {
+			c.rollback()
+		}
+	}()
+	if c.dir, err = r.reserve(opts.ID); err != nil {
+		return nil, nil, err
+	}
+	c.undoer(func() { os.RemoveAll(c.dir) })
+	s, err := c.run(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, c.warnings, nil
+}
+
+// creation is a sandbox being created: each step adds how to undo it.
+type creation struct {
+	opts     CreateOptions
+	dir      string
+	files    *boot.Files
+	warnings []string
+	undo     []func()
+
+	record Record
+	log    *os.File
+	gofer  *gofer.Process
+}
+
+func (c *creation) undoer(f func()) { c.undo = append(c.undo, f) }
+
+func (c *creation) rollback() {
+	for i := len(c.undo) - 1; i >= 0; i-- {
+		c.undo[i]()
+	}
+}
+
+func (c *creation) run(ctx context.Context) (*Sandbox, error) {
+	bundle := c.opts.Bundle
+	c.warnings = bundle.Warnings
+	c.record = Record{
+		ID: c.opts.ID, Bundle: bundle.Dir, Created: time.Now().UTC(), Annotations: bundle.Spec.Annotations,
+		Terminal: bundle.Spec.Process.Terminal, Platform: c.opts.Platform,
+	}
+	if c.record.Platform == "" {
+		c.record.Platform = boot.DefaultPlatform
+	}
+	if err := writeFile(filepath.Join(c.dir, specName), bundle.Spec); err != nil {
+		return nil, err
+	}
+	var err error
+	c.log, err = os.OpenFile(filepath.Join(c.dir, logName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer c.log.Close()
+	for _, step := range []func(context.Context) error{c.compileMounts, c.startGofer, c.openNetwork, c.openFiles} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return c.startSandbox(ctx)
+}
+
+func (c *creation) compileMounts(context.Context) error {
+	if restore := c.opts.Restore; restore != nil {
+		c.record.Mounts = restore.Mounts
+		c.record.RestoredFrom = restore.From
+		return nil
+	}
+	list, err := mounts.Compile(c.opts.Bundle.Spec, mounts.Options{
+		Bundle: c.opts.Bundle.Dir, Overlay: c.opts.Overlay, Lenient: c.opts.Lenient,
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBundle, err)
+	}
+	for _, w := range list.Warnings {
+		c.warnings = append(c.warnings, w.String())
+	}
+	c.record.Mounts = list
+	return nil
+}
+
+func (c *creation) startGofer(ctx context.Context) error {
+	cfg := gofer.Config{LogFile: c.log}
+	for _, m := range c.record.Mounts.GoferMounts() {
+		cfg.Mounts = append(cfg.Mounts, gofer.Mount{
+			Source: m.Source,
+			// What an overlay lies on is never written.
+			ReadOnly: m.Flags.ReadOnly || m.Overlay,
+		})
+	}
+	if linux := c.opts.Bundle.Spec.Linux; linux != nil {
+		cfg.UIDMappings, cfg.GIDMappings = linux.UIDMappings, linux.GIDMappings
+	}
+	g, err := gofer.Start(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("start gofer: %w", err)
+	}
+	c.undoer(func() { g.Kill() })
+	c.gofer = g
+	c.files.Gofer = g.Client
+	c.record.Gofer, err = identify(g.PID)
+	return err
+}
+
+func (c *creation) openNetwork(context.Context) error {
+	path := networkNamespace(c.opts.Bundle.Spec)
+	c.record.Network = &network.Identity{}
+	if path == "" {
+		return nil
+	}
+	identity, err := network.Probe(path)
+	if err != nil {
+		return fmt.Errorf("read network namespace %q: %w", path, err)
+	}
+	opts := network.Options{}
+	if c.opts.Restore != nil {
+		opts.Silent = c.opts.Restore.Silent
+	}
+	opened, err := network.Open(path, identity, opts)
+	if err != nil {
+		return fmt.Errorf("take over network namespace %q: %w", path, err)
+	}
+	c.undoer(func() { opened.Undo.Restore() })
+	c.record.Network, c.record.NetworkNamespace = identity, path
+	c.files.Packet = opened.Files
+	return nil
+}
+
+// openFiles opens what else the sandbox process is handed.
+func (c *creation) openFiles(context.Context) error {
+	var err error
+	c.files.Stdio, c.files.Preserved = c.opts.Stdio, c.opts.Preserved
+	if c.files.Control, err = control.Listen(c.dir); err != nil {
+		return err
+	}
+	c.files.Exit, err = os.OpenFile(filepath.Join(c.dir, exitName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	restore := c.opts.Restore
+	if restore == nil {
+		c.files.Memory, err = newMemory()
+		return err
+	}
+	c.files.Load = restore.Files
+	fd, err := unix.FcntlInt(restore.Memory.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("share sandbox memory: %w", err)
+	}
+	c.files.Memory = os.NewFile(uintptr(fd), "sandbox-memory")
+	return nil
+}
+
+func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
+	spec := c.opts.Bundle.Spec
+	cfg := &boot.Config{
+		ID: c.opts.ID, Spec: spec, Mounts: c.record.Mounts, Network: c.record.Network,
+		Platform: c.record.Platform, TotalMemory: memoryLimit(spec), Debug: c.opts.Debug,
+	}
+	if restore := c.opts.Restore; restore != nil {
+		cfg.Restore = &boot.RestoreConfig{Sessions: restore.Sessions, Terminal: restore.Terminal}
+	}
+	child, err := c.spawnInCgroup(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c.undoer(func() {
+		child.cmd.Process.Kill()
+		child.cmd.Wait()
+	})
+	if c.record.Sandbox, err = identify(child.cmd.Process.Pid); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
+	}
+	c.adjustOOMScore()
+	s := &Sandbox{Record: c.record, dir: c.dir, child: child}
+	if err := s.runHooks(hookCreateRuntime); err != nil {
+		return nil, err
+	}
+	report, err := child.waitReady(ctx)
+	if err != nil {
+		// The gofer's own reason, if it has one, is the cause.
+		if goferErr := c.gofer.Ready(ctx); goferErr != nil {
+			return nil, fmt.Errorf("start gofer: %w", goferErr)
+		}
+		return nil, err
+	}
+	c.warnings = append(c.warnings, report.Warnings...)
+	if err := s.save(); err != nil {
+		return nil, err
+	}
+	if c.opts.PIDFile != "" {
+		if err := writePIDFile(c.opts.PIDFile, s.Sandbox.PID); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// adjustOOMScore tells the host how readily to end the sandbox process when
+// memory runs out. It is best effort: an unprivileged caller may only raise it.
+func (c *creation) adjustOOMScore() {
+	score := c.opts.Bundle.Spec.Process.OOMScoreAdj
+	if score == nil {
+		return
+	}
+	path := fmt.Sprintf("/proc/%d/oom_score_adj", c.record.Sandbox.PID)
+	if err := os.WriteFile(path, fmt.Appendf(nil, "%d", *score), 0); err != nil {
+		c.warnings = append(c.warnings, fmt.Sprintf("process.oomScoreAdj is not applied: %v", err))
+	}
+}
+
+// NewMemory returns a memfd to restore a sandbox's memory into.
+func NewMemory() (*os.File, error) { return newMemory() }
+
+func writePIDFile(path string, pid int) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, fmt.Appendf(nil, "%d", pid), 0o644); err != nil {
+		return fmt.Errorf("write pid file: %w", err)
+	}
+	return os.Rename(tmp, path)
+}

@@ -1,0 +1,92 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// hookPoint is a point in a sandbox's life at which the specification's hooks
+// run on the host.
+type hookPoint int
+
+const (
+	// hookCreateRuntime covers the deprecated prestart hooks too: both run
+	// after the namespaces exist and before the container's program is looked
+	// up.
+	hookCreateRuntime hookPoint = iota
+	hookPoststart
+	hookPoststop
+)
+
+// runHooks runs the hooks of a point in their order. The first that fails ends
+// the run and is the error.
+func (s *Sandbox) runHooks(point hookPoint) error {
+	spec, err := s.Spec()
+	if err != nil || spec.Hooks == nil {
+		return err
+	}
+	var hooks []specs.Hook
+	status := specs.StateRunning
+	switch point {
+	case hookCreateRuntime:
+		hooks, status = append(spec.Hooks.Prestart, spec.Hooks.CreateRuntime...), specs.StateCreating
+	case hookPoststart:
+		hooks = spec.Hooks.Poststart
+	case hookPoststop:
+		hooks, status = spec.Hooks.Poststop, specs.StateStopped
+	}
+	if len(hooks) == 0 {
+		return nil
+	}
+	stdin, err := json.Marshal(s.ociState(status))
+	if err != nil {
+		return err
+	}
+	for _, hook := range hooks {
+		if err := runHook(hook, stdin); err != nil {
+			return fmt.Errorf("hook %q of sandbox %q: %w", hook.Path, s.ID, err)
+		}
+	}
+	return nil
+}
+
+func runHook(hook specs.Hook, stdin []byte) error {
+	ctx := context.Background()
+	if hook.Timeout != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(*hook.Timeout)*time.Second)
+		defer cancel()
+	}
+	var output bytes.Buffer
+	cmd := exec.CommandContext(ctx, hook.Path)
+	if len(hook.Args) > 0 {
+		cmd.Args = hook.Args
+	}
+	cmd.Env = append([]string{}, hook.Env...)
+	cmd.Stdin = bytes.NewReader(stdin)
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("no end after %d s", *hook.Timeout)
+		}
+		return fmt.Errorf("%w; it said: %q", err, bytes.TrimSpace(output.Bytes()))
+	}
+	return nil
+}
+
+// ociState is the sandbox's state as the runtime specification puts it.
+func (s *Sandbox) ociState(status specs.ContainerState) *specs.State {
+	state := &specs.State{
+		Version: specs.Version, ID: s.ID, Status: status, Bundle: s.Bundle, Annotations: s.Annotations,
+	}
+	if status != specs.StateStopped {
+		state.Pid = s.Sandbox.PID
+	}
+	return state
+}

@@ -1,0 +1,220 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
+)
+
+// How long commands wait for a sandbox's kernel, which may be wedged.
+const (
+	statusTimeout = 2 * time.Second
+	callTimeout   = 10 * time.Second
+)
+
+// StatePaused is runc's name for a container whose tasks are stopped; the
+// runtime specification has none.
+const StatePaused specs.ContainerState = "paused"
+
+// Status says where the sandbox is in its life. A sandbox process that lives
+// but does not answer is running as far as anyone can tell.
+func (s *Sandbox) Status(ctx context.Context) specs.ContainerState {
+	if !s.Sandbox.Alive() {
+		return specs.StateStopped
+	}
+	var status control.Status
+	err := control.Call(ctx, s.dir, statusTimeout, control.MethodStatus, &control.None{}, &status)
+	switch {
+	case err == nil:
+		return specs.ContainerState(status.Status)
+	case errors.Is(err, control.ErrUnreachable) && !s.Sandbox.Alive():
+		return specs.StateStopped
+	default:
+		return specs.StateRunning
+	}
+}
+
+// State returns the sandbox's state as the runtime specification puts it.
+func (s *Sandbox) State(ctx context.Context) *specs.State { return s.ociState(s.Status(ctx)) }
+
+// Start lets a created container run.
+func (s *Sandbox) Start(ctx context.Context) error {
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.need(ctx, "start", specs.StateCreated); err != nil {
+		return err
+	}
+	if err := s.call(ctx, control.MethodStart, &control.None{}, &control.None{}); err != nil {
+		return fmt.Errorf("start sandbox %q: %w", s.ID, err)
+	}
+	return s.runHooks(hookPoststart)
+}
+
+// Pause stops the container's tasks where they are.
+func (s *Sandbox) Pause(ctx context.Context) error {
+	if err := s.need(ctx, "pause", specs.StateRunning); err != nil {
+		return err
+	}
+	return s.call(ctx, control.MethodPause, &control.None{}, &control.None{})
+}
+
+// Resume undoes Pause.
+func (s *Sandbox) Resume(ctx context.Context) error {
+	if err := s.need(ctx, "resume", StatePaused); err != nil {
+		return err
+	}
+	return s.call(ctx, control.MethodResume, &control.None{}, &control.None{})
+}
+
+// need refuses an operation unless the sandbox is in one of the given states.
+func (s *Sandbox) need(ctx context.Context, verb string, states ...specs.ContainerState) error {
+	status := s.Status(ctx)
+	for _, want := range states {
+		if status == want {
+			return nil
+		}
+	}
+	return fmt.Errorf("cannot %s sandbox %q: %w: it is %s, want %v", verb, s.ID, ErrState, status, states)
+}
+
+// Signal sends a signal to the container's first process, or to all of its
+// processes. SIGKILL ends the sandbox process, whatever its kernel does.
+func (s *Sandbox) Signal(ctx context.Context, signal unix.Signal, all bool) error {
+	status := s.Status(ctx)
+	if status == specs.StateStopped {
+		return fmt.Errorf("cannot signal sandbox %q: %w: it is stopped", s.ID, ErrState)
+	}
+	beforeStart := status == specs.StateCreated && (signal == unix.SIGTERM || signal == unix.SIGINT)
+	if signal == unix.SIGKILL || beforeStart {
+		return s.Sandbox.kill()
+	}
+	target := control.TargetProcess
+	if all {
+		target = control.TargetAll
+	}
+	args := &control.SignalArgs{Signal: int32(signal), Target: target}
+	if err := s.call(ctx, control.MethodSignal, args, &control.None{}); err != nil {
+		return fmt.Errorf("signal sandbox %q: %w", s.ID, err)
+	}
+	return nil
+}
+
+// SignalProcess sends a signal to one process of the container, or to the
+// foreground process group of its terminal.
+func (s *Sandbox) SignalProcess(ctx context.Context, pid int32, signal unix.Signal, foreground bool) error {
+	target := control.TargetProcess
+	if foreground {
+		target = control.TargetForeground
+	}
+	return s.call(ctx, control.MethodSignal, &control.SignalArgs{PID: pid, Signal: int32(signal), Target: target}, &control.None{})
+}
+
+// Wait blocks until the container has ended and returns its exit status, or
+// 128 plus the signal that ended it.
+func (s *Sandbox) Wait(ctx context.Context) (int, error) {
+	if err := s.Sandbox.wait(ctx); err != nil {
+		return 0, err
+	}
+	if s.child != nil {
+		s.child.cmd.Wait() // collect it; the record below says how it ended
+	}
+	return s.ExitStatus()
+}
+
+// ExitStatus returns how a stopped container ended. A sandbox process that was
+// killed left no record: that is SIGKILL's status.
+func (s *Sandbox) ExitStatus() (int, error) {
+	var record boot.ExitRecord
+	err := readJSON(filepath.Join(s.dir, exitName), &record)
+	if err != nil {
+		return 128 + int(unix.SIGKILL), nil
+	}
+	return record.Status, nil
+}
+
+// Processes lists the container's processes.
+func (s *Sandbox) Processes(ctx context.Context) ([]control.Process, error) {
+	if err := s.need(ctx, "list processes of", specs.StateRunning, specs.StateCreated, StatePaused); err != nil {
+		return nil, err
+	}
+	var list []control.Process
+	if err := s.call(ctx, control.MethodProcesses, &control.None{}, &list); err != nil {
+		return nil, fmt.Errorf("list processes of sandbox %q: %w", s.ID, err)
+	}
+	return list, nil
+}
+
+// Stats samples what the sandbox uses.
+func (s *Sandbox) Stats(ctx context.Context) (*control.Stats, error) {
+	var stats control.Stats
+	if err := s.call(ctx, control.MethodStats, &control.None{}, &stats); err != nil {
+		return nil, fmt.Errorf("sample sandbox %q: %w", s.ID, err)
+	}
+	return &stats, nil
+}
+
+// Dial connects to the sandbox's control socket, for the methods of other
+// packages. The caller closes the client.
+func (s *Sandbox) Dial(ctx context.Context) (*control.Client, error) {
+	return control.Dial(ctx, s.dir)
+}
+
+// call makes one call within callTimeout.
+func (s *Sandbox) call(ctx context.Context, method string, arg, result any) error {
+	return control.Call(ctx, s.dir, callTimeout, method, arg, result)
+}
+
+// Delete removes a stopped sandbox; with force it ends it first.
+func (s *Sandbox) Delete(ctx context.Context, force bool) error {
+	if s.Sandbox.Alive() {
+		// A container whose first process has ended is stopped a moment before
+		// its sandbox process is gone.
+		status := s.Status(ctx)
+		if !force && status != specs.StateStopped {
+			return fmt.Errorf("cannot delete sandbox %q: %w: it is %s, want stopped; kill it, or use --force", s.ID, ErrState, status)
+		}
+	}
+	if err := s.end(ctx, force); err != nil {
+		return err
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = errors.Join(s.removeCgroup(), s.runHooks(hookPoststop))
+	return errors.Join(err, os.RemoveAll(s.dir))
+}
+
+// goferGrace is how long a gofer may take to notice that its sandbox is gone.
+const goferGrace = 2 * time.Second
+
+// end makes sure that no process of the sandbox is left.
+func (s *Sandbox) end(ctx context.Context, force bool) error {
+	if force {
+		if err := s.Sandbox.kill(); err != nil {
+			return err
+		}
+	}
+	if _, err := s.Wait(ctx); err != nil {
+		return fmt.Errorf("wait for the end of sandbox %q: %w", s.ID, err)
+	}
+	graceful, cancel := context.WithTimeout(ctx, goferGrace)
+	defer cancel()
+	if s.Gofer.wait(graceful) != nil {
+		return s.Gofer.kill()
+	}
+	return nil
+}
