@@ -1,0 +1,82 @@
+package inside
+
+import (
+	"fmt"
+
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/gofer"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/vfs"
+)
+
+// Codes of findings.
+const (
+	// CodeDeletedSpecial is an open file whose name is gone and whose kind
+	// cannot be made again on the restoring host.
+	CodeDeletedSpecial = "deleted-special-file"
+	// CodeDeletedReadOnly is an open regular file whose name is gone, on a
+	// mount on which it could not be made again.
+	CodeDeletedReadOnly = "deleted-file-on-read-only-mount"
+)
+
+// findUnsavable looks through the open files of all tasks for what would make
+// a save fail. It does not stop the tasks, so that what it finds may be gone,
+// and more may have come, a moment later; the save itself says so then.
+func findUnsavable(k *kernel.Kernel) []Finding {
+	ctx := k.SupervisorContext()
+	var findings []Finding
+	seen := make(map[*vfs.FileDescription]bool)
+	for _, task := range k.TaskSet().Root.Tasks() {
+		var table *kernel.FDTable
+		task.WithMuLocked(func(t *kernel.Task) {
+			if table = t.FDTable(); table != nil {
+				table.IncRef()
+			}
+		})
+		if table == nil {
+			continue
+		}
+		pid := k.TaskSet().Root.IDOfTask(task)
+		table.ForEach(ctx, func(fd int32, file *vfs.FileDescription, _ kernel.FDFlags) bool {
+			if !seen[file] {
+				seen[file] = true
+				if f, ok := checkFile(ctx, file); ok {
+					f.Detail = fmt.Sprintf("process %d (%s), descriptor %d: %s", pid, task.Name(), fd, f.Detail)
+					findings = append(findings, f)
+				}
+			}
+			return true
+		})
+		table.DecRef(ctx)
+	}
+	return findings
+}
+
+// checkFile says whether an open file stands in the way of a save.
+func checkFile(ctx context.Context, file *vfs.FileDescription) (Finding, bool) {
+	dentry := file.Dentry()
+	if dentry == nil || !dentry.IsDead() || file.Mount().Filesystem().FilesystemType().Name() != gofer.Name {
+		return Finding{}, false
+	}
+	stat, err := file.Stat(ctx, vfs.StatOptions{Mask: linux.STATX_TYPE | linux.STATX_SIZE})
+	if err != nil {
+		return Finding{}, false
+	}
+	kind := linux.FileMode(stat.Mode).FileType()
+	switch {
+	case kind != linux.S_IFREG && kind != linux.S_IFDIR:
+		return Finding{
+			Code:   CodeDeletedSpecial,
+			Detail: fmt.Sprintf("%s whose name was deleted", linux.FileMode(stat.Mode)),
+			Remedy: "let the process close it, or keep such files on a tmpfs",
+		}, true
+	case kind == linux.S_IFREG && file.Mount().ReadOnly():
+		return Finding{
+			Code:   CodeDeletedReadOnly,
+			Detail: fmt.Sprintf("file of %d bytes whose name was deleted, on a read-only mount", stat.Size),
+			Remedy: "let the process close it; it cannot be created again on the restoring host",
+		}, true
+	}
+	return Finding{}, false
+}

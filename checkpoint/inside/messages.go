@@ -1,0 +1,81 @@
+package inside
+
+import (
+	"gvisor.dev/gvisor/pkg/urpc"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+)
+
+// The methods that Checkpoint serves on the control socket.
+const (
+	MethodSurvey  = "Checkpoint.Survey"  // None → Survey
+	MethodPrepare = "Checkpoint.Prepare" // None → Prepared
+	MethodSave    = "Checkpoint.Save"    // SaveArgs → SaveResult
+	MethodResume  = "Checkpoint.Resume"  // None → None
+	MethodDisarm  = "Checkpoint.Disarm"  // None → None
+)
+
+// Survey is what a sandbox says of itself before it is saved.
+type Survey struct {
+	CPU       CPU                 `json:"cpu"`
+	Sessions  []boot.Session      `json:"sessions"`
+	Terminal  *boot.TerminalState `json:"terminal,omitempty"`
+	Processes []Process           `json:"processes"`
+	// MemoryBytes is the size of the memory file, holes included.
+	MemoryBytes uint64 `json:"memoryBytes"`
+	// Findings are what cannot be saved right now.
+	Findings []Finding `json:"findings,omitempty"`
+}
+
+// CPU is what of the host's processor a saved kernel depends on. A restoring
+// host must have all of Features and equal values elsewhere: the saved
+// registers are laid out by them.
+type CPU struct {
+	Arch           string   `json:"arch"`
+	Features       []string `json:"features"`
+	CacheLineBytes uint32   `json:"cacheLineBytes"`
+	XSAVEBytes     uint32   `json:"xsaveBytes"`
+	XSAVEMask      uint64   `json:"xsaveMask"`
+}
+
+// Process is a process of the sandbox, for people who inspect an image.
+type Process struct {
+	PID     int32  `json:"pid"`
+	PPID    int32  `json:"ppid"`
+	Threads int    `json:"threads"`
+	Command string `json:"command"`
+}
+
+// Finding is a thing that would make a save fail.
+type Finding struct {
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy"`
+}
+
+// Prepared carries the memory file.
+type Prepared struct {
+	urpc.FilePayload        // Files[0] is the memfd; the receiver closes it
+	MemoryBytes      uint64 `json:"memoryBytes"`
+}
+
+// SaveArgs starts a stop. Files are, in this order: where kernel state goes,
+// where memory metadata goes, where page ranges go, and the lifeline.
+type SaveArgs struct {
+	urpc.FilePayload
+}
+
+// SaveFiles is the number of files in SaveArgs.
+const SaveFiles = 4
+
+// SaveResult says how the stop went so far; tasks are still stopped.
+type SaveResult struct {
+	// PauseNanos is how long tasks took to stop, SaveNanos the save itself.
+	PauseNanos int64 `json:"pauseNanos"`
+	SaveNanos  int64 `json:"saveNanos"`
+	// StoppedUnixNano is when the first task was asked to stop.
+	StoppedUnixNano int64 `json:"stoppedUnixNano"`
+}
+
+// RangeBytes is the length of one page range on the wire.
+const RangeBytes = 16
