@@ -1,0 +1,29 @@
+// Command sbxmigrate runs OCI bundles in a user-space-kernel sandbox, and
+// checkpoints, restores and live-migrates them.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/gofer"
+)
+
+func main() {
+	// The binary is its own sandbox process and its own gofer.
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case boot.Subcommand:
+			os.Exit(boot.Main(boot.Hooks{Load: inside.Load, Services: inside.Services}))
+		case gofer.Subcommand:
+			if err := gofer.Main(); err != nil {
+				fmt.Fprintln(os.Stderr, "gofer:", err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		}
+	}
+	os.Exit(run(os.Args[1:]))
+}
