@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -128,13 +129,31 @@ func (l *launch) start(log *os.File, ids idMappings) (*Process, error) {
 		},
 	}
 	ids.apply(attr.Sys)
-	process, err := os.StartProcess("/proc/self/exe", []string{os.Args[0], Subcommand}, attr)
+	process, err := startLimited(attr)
 	if err != nil {
 		return nil, err
 	}
 	p := &Process{Client: l.clients, PID: process.Pid, process: process, status: l.status[0]}
 	l.clients, l.status[0] = nil, nil
 	return p, nil
+}
+
+// startLimited starts the process from a thread that has only the capabilities
+// in its bounding set that a gofer ever needs. Dropping them here costs nothing,
+// while in the gofer it would stop all its threads once for each. (A new user
+// namespace has them all again, and the gofer then does drop them.)
+func startLimited(attr *os.ProcAttr) (process *os.Process, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// Never unlocked, so that the thread ends with this goroutine.
+		runtime.LockOSThread()
+		if err = limitCapabilities(setupCapabilities|readCapabilities|writeCapabilities, dropThread); err == nil {
+			process, err = os.StartProcess("/proc/self/exe", []string{os.Args[0], Subcommand}, attr)
+		}
+	}()
+	<-done
+	return process, err
 }
 
 // close closes what l still owns.
