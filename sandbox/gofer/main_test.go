@@ -13,16 +13,25 @@ import (
 	"gvisor.dev/gvisor/pkg/unet"
 )
 
+// starterCommand makes the test binary run starter.
+const starterCommand = "start-a-gofer-and-exit"
+
 // TestMain lets the test binary be the gofer that Start runs.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == Subcommand {
-		if err := Main(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	var run func() error
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == Subcommand:
+		run = Main
+	case len(os.Args) == 3 && os.Args[1] == starterCommand:
+		run = func() error { return starter(os.Args[2]) }
+	default:
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 // startTimeout ends a test whose gofer hangs. Nothing is measured with it.

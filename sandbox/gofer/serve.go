@@ -2,6 +2,7 @@ package gofer
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"sync"
 
@@ -24,7 +25,7 @@ type server struct {
 // newServer takes over the sockets. Nothing is answered before serve.
 func newServer(cfg *childConfig) (*server, error) {
 	log.SetLevel(log.Warning)
-	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: &boundedWriter{left: maxLogBytes}}})
+	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: &boundedWriter{to: os.Stderr, left: maxLogBytes}}})
 	s := &server{lisafs: lisafs.NewServer()}
 	for i, m := range cfg.Mounts {
 		socket, err := unet.NewSocket(socketFD(i))
@@ -51,8 +52,10 @@ func (s *server) serve() {
 	s.lisafs.Destroy()
 }
 
-// boundedWriter passes left bytes on to standard error and drops the rest.
+// boundedWriter passes left bytes on and drops the rest.
 type boundedWriter struct {
+	to io.Writer
+
 	mu   sync.Mutex
 	left int
 }
@@ -63,6 +66,6 @@ func (w *boundedWriter) Write(p []byte) (int, error) {
 	defer w.mu.Unlock()
 	n := min(len(p), w.left)
 	w.left -= n
-	os.Stderr.Write(p[:n])
+	w.to.Write(p[:n])
 	return len(p), nil
 }
