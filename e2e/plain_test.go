@@ -53,4 +53,6 @@ func (c *counter) countsOn() {
 }
 
 // restored returns the counter as it must be on another host after a restore there.
-func (c *counter) restored(h *host, id string) *counter { return &counter{host: h, id: id, bundle: c.bundle} }
+func (c *counter) restored(h *host, id string) *counter {
+	return &counter{host: h, id: id, bundle: c.bundle}
+}

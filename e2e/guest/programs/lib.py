@@ -4,6 +4,7 @@ Signs of life are lines: "start" as soon as the program runs, "ready" once its c
 piece of work if TICK_MS is set. Questions are lines on 127.0.0.1:7000, each answered by one line of JSON.
 """
 
+import itertools
 import json
 import os
 import socketserver
@@ -26,6 +27,18 @@ def say(line):
 def tick_seconds():
     """The pause between pieces of work: TICK_MS for benchmarks, otherwise short enough to fall into a checkpoint."""
     return int(os.environ.get("TICK_MS", "10")) / 1000
+
+
+_lines = itertools.count()
+
+
+def content(size):
+    """Random bytes, which nothing compresses; with CONTENT=mixed the second half is text, no two lines of it alike."""
+    if os.environ.get("CONTENT") != "mixed":
+        return os.urandom(size)
+    text = b"".join(b"%012d: a line of text as programs keep it in memory\n" % n
+                    for n in itertools.islice(_lines, size // 2 // 62 + 1))
+    return os.urandom(size - size // 2) + text[:size // 2]
 
 
 def tick(n):

@@ -27,7 +27,7 @@ def main():
     lib.say("start")
     memory = bytearray(SIZE)
     for at in range(0, SIZE, 1 << 20):
-        memory[at:at + (1 << 20)] = os.urandom(min(1 << 20, SIZE - at))
+        memory[at:at + (1 << 20)] = lib.content(min(1 << 20, SIZE - at))
 
     secret = os.urandom(32)
     here, there = multiprocessing.Pipe()

@@ -1,4 +1,4 @@
-"""A redis server with SIZE_MIB of random values, and a client that stays connected and checks every answer."""
+"""A redis server with SIZE_MIB of values, and a client that stays connected and checks every answer."""
 
 import os
 import socket
@@ -66,10 +66,8 @@ def start():
 def fill(connection):
     for first in range(0, KEYS, BATCH):
         keys = range(first, min(first + BATCH, KEYS))
-        noise = os.urandom(VALUE_BYTES * len(keys))
         connection.socket.sendall(b"".join(
-            Connection.encode("SET", "key:%d" % k, noise[i * VALUE_BYTES:(i + 1) * VALUE_BYTES])
-            for i, k in enumerate(keys)))
+            Connection.encode("SET", "key:%d" % k, lib.content(VALUE_BYTES)) for k in keys))
         for _ in keys:
             connection.reply()
 

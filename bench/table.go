@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+	"time"
+)
+
+// A series is every sample of one workload on one runtime.
+type series struct {
+	Workload    string    `json:"workload"`
+	Runtime     string    `json:"runtime"`
+	Compression [2]string `json:"compression"`
+	Samples     []sample  `json:"samples"`
+}
+
+// A quantity is one row of the table.
+type quantity struct {
+	name string
+	of   func(sample) float64
+	unit func(float64) string
+}
+
+var quantities = []quantity{
+	{"start to first output", func(s sample) float64 { return float64(s.Start) }, milliseconds},
+	{"checkpoint, uncompressed", func(s sample) float64 { return float64(s.Checkpoint[0]) }, milliseconds},
+	{"checkpoint, compressed", func(s sample) float64 { return float64(s.Checkpoint[1]) }, milliseconds},
+	{"workload's pause, uncompressed", func(s sample) float64 { return float64(s.Pause[0]) }, milliseconds},
+	{"workload's pause, compressed", func(s sample) float64 { return float64(s.Pause[1]) }, milliseconds},
+	{"restore to first response, uncompressed", func(s sample) float64 { return float64(s.Restore[0]) }, milliseconds},
+	{"restore to first response, compressed", func(s sample) float64 { return float64(s.Restore[1]) }, milliseconds},
+	{"image, uncompressed", func(s sample) float64 { return float64(s.ImageBytes[0]) }, mebibytes},
+	{"image, compressed", func(s sample) float64 { return float64(s.ImageBytes[1]) }, mebibytes},
+}
+
+func milliseconds(v float64) string {
+	return fmt.Sprintf("%.1f ms", v/float64(time.Millisecond))
+}
+
+func mebibytes(v float64) string { return fmt.Sprintf("%.1f MiB", v/(1<<20)) }
+
+// median of a quantity over a series, with its extremes.
+func (q quantity) median(samples []sample) (middle, least, most float64) {
+	var values []float64
+	for _, s := range samples {
+		values = append(values, q.of(s))
+	}
+	slices.Sort(values)
+	n := len(values)
+	return (values[(n-1)/2] + values[n/2]) / 2, values[0], values[n-1]
+}
+
+// printTable shows a workload's medians and extremes; with two runtimes, the ratio of the first to the second.
+func printTable(w io.Writer, load workload, all []*series) {
+	fmt.Fprintf(w, "\n%s", load.name)
+	if load.sizeMiB > 0 {
+		fmt.Fprintf(w, " %d MiB", load.sizeMiB)
+	}
+	fmt.Fprintf(w, ": medians of %d (least–most)\n", len(all[0].Samples))
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(table, "\t")
+	for _, s := range all {
+		fmt.Fprintf(table, "%s (%s, %s)\t", s.Runtime, s.Compression[0], s.Compression[1])
+	}
+	if len(all) == 2 {
+		fmt.Fprint(table, "ratio\t")
+	}
+	fmt.Fprintln(table)
+	for _, q := range quantities {
+		fmt.Fprintf(table, "%s\t", q.name)
+		var middles []float64
+		for _, s := range all {
+			middle, least, most := q.median(s.Samples)
+			middles = append(middles, middle)
+			fmt.Fprintf(table, "%s (%s–%s)\t", q.unit(middle), q.unit(least), q.unit(most))
+		}
+		if len(middles) == 2 && middles[1] > 0 {
+			fmt.Fprintf(table, "%.2f\t", middles[0]/middles[1])
+		}
+		fmt.Fprintln(table)
+	}
+	table.Flush()
+}
