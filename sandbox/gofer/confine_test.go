@@ -94,7 +94,11 @@ func TestNamespacesAreNew(t *testing.T) {
 }
 
 func TestTreeHasServedMountsOnly(t *testing.T) {
-	dir := tree(t, map[string]string{"file": ""})
+	dir := t.TempDir()
+	mountShared(t, dir)
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	p := startGofer(t, Config{Mounts: []Mount{{Source: dir, ReadOnly: true}, {Source: dir}, {Source: filepath.Join(dir, "file")}}})
 
 	entries, err := os.ReadDir(procPath(p, "root"))

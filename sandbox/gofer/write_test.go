@@ -107,6 +107,10 @@ func TestReadOnlyMount(t *testing.T) {
 					t.Errorf("%s: %v, want EROFS", name, err)
 				}
 			}
+			// The server itself refuses, before it says that devices cannot be made.
+			if _, err := root.MknodAt(background, "device", unix.S_IFCHR|0o644, 0, 0, 5, 1); !errors.Is(err, unix.EROFS) {
+				t.Errorf("make a device: %v, want EROFS", err)
+			}
 			if got := read(t, client, walk(t, client, root, "file")); got != "content" {
 				t.Errorf("the file reads %q", got)
 			}
@@ -125,15 +129,24 @@ func TestReadOnlyFile(t *testing.T) {
 	}
 }
 
+// mountShared mounts an empty filesystem whose mount events others receive.
+func mountShared(t *testing.T, dir string) {
+	t.Helper()
+	if err := unix.Mount("shared", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // The host refuses writes even to who is not asked by the server, on mounts
 // below the served one too.
 func TestHostEnforcesReadOnly(t *testing.T) {
 	dir := tree(t, map[string]string{"sub/": ""})
 	sub := filepath.Join(dir, "sub")
-	if err := unix.Mount("below", sub, "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(sub, unix.MNT_DETACH) })
+	mountShared(t, sub)
 	if err := os.WriteFile(filepath.Join(sub, "mounted"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
