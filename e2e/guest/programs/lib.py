@@ -37,7 +37,7 @@ def content(size):
     if os.environ.get("CONTENT") != "mixed":
         return os.urandom(size)
     text = b"".join(b"%012d: a line of text as programs keep it in memory\n" % n
-                    for n in itertools.islice(_lines, size // 2 // 62 + 1))
+                    for n in itertools.islice(_lines, size // 2 // 59 + 1))
     return os.urandom(size - size // 2) + text[:size // 2]
 
 
