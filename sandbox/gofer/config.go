@@ -50,8 +50,8 @@ type Mount struct {
 	DirectFS bool
 }
 
-// Config says what one gofer serves. Sources must not be changed by others
-// during Start.
+// Config says what one gofer serves. Each source is opened once,
+// so what is served is what Start found there.
 type Config struct {
 	// Mounts are served in this order, at least one.
 	Mounts []Mount
@@ -108,7 +108,7 @@ type childMount struct {
 	DirectFS  bool `json:"directFS,omitempty"`
 }
 
-// path is where the i-th mount stands in the gofer's tree.
+// mountPath is where the i-th mount stands in the gofer's tree.
 func mountPath(i int) string {
 	return fmt.Sprintf("/%d", i)
 }

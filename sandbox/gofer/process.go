@@ -10,10 +10,6 @@ import (
 	"time"
 )
 
-// ErrDied means that a gofer process ended before it served, without a reason
-// that it could give; its log has more.
-var ErrDied = errors.New("gofer process died before it served")
-
 // statusReady is what a gofer process reports when it serves. Anything else is
 // the text of the error that stopped it.
 const statusReady = "ready"
