@@ -44,6 +44,9 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
+// as returns the host for a subtest, which must not fail its parent.
+func (h *host) as(t *testing.T) *host { return &host{t: t, dir: h.dir, state: h.state} }
+
 // close deletes every sandbox and directory of the host, and shows the logs of a failed test.
 func (h *host) close() {
 	entries, _ := os.ReadDir(h.state)

@@ -111,6 +111,7 @@ func TestRefusedBundles(t *testing.T) {
 		"no-such-cwd": {Root: root, Args: []string{"/bin/true"}, Cwd: "relative/path"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			h := h.as(t)
 			h.refuses("run", "--bundle", h.bundle(name, b), name)
 			if r := h.try("state", name); r.code == 0 {
 				t.Errorf("the refused sandbox exists: %v", r)

@@ -140,6 +140,7 @@ func TestGuestCannotMountHost(t *testing.T) {
 	all := []string{"CAP_SYS_ADMIN", "CAP_SYS_RAWIO", "CAP_SYS_MODULE", "CAP_DAC_READ_SEARCH", "CAP_SYS_BOOT", "CAP_SYS_TIME"}
 	for name, p := range map[string]*prison{"ordinary": newPrison(t), "all capabilities": newPrison(t, all...)} {
 		t.Run(name, func(t *testing.T) {
+			p.host = p.host.as(t)
 			for _, command := range []string{
 				"mount -t 9p -o trans=fd,rfdno=3,wfdno=3,aname=/ none /tmp && cat /tmp" + p.secret,
 				"mount -t ext4 /dev/vda /tmp && cat /tmp" + p.secret,
