@@ -33,10 +33,11 @@ type Connection struct {
 	// Remote is the zero AddrPort of a socket without a peer.
 	Remote netip.AddrPort `json:"remote,omitzero"`
 
-	// SendNext and ReceiveNext are the sequence numbers of a TCP connection, for a
-	// reset that its peer believes. They are zero without a peer.
-	SendNext    uint32 `json:"sendNext,omitempty"`
-	ReceiveNext uint32 `json:"receiveNext,omitempty"`
+	// SendUnacknowledged, SendNext and ReceiveNext are the sequence numbers of a TCP
+	// connection, for a reset that its peer believes. They are zero without a peer.
+	SendUnacknowledged uint32 `json:"sendUnacknowledged,omitempty"`
+	SendNext           uint32 `json:"sendNext,omitempty"`
+	ReceiveNext        uint32 `json:"receiveNext,omitempty"`
 }
 
 // String is one line for reports.
@@ -86,7 +87,7 @@ func connection(ep stack.TransportEndpoint) (Connection, bool) {
 	case header.TCPProtocolNumber:
 		c.Protocol, c.State = ProtocolTCP, tcp.EndpointState(e.State()).String()
 		if t, ok := e.(*tcp.Endpoint); ok && c.Remote.IsValid() {
-			c.SendNext, c.ReceiveNext = sequenceNumbers(t)
+			c.setSequenceNumbers(t)
 		}
 	case header.UDPProtocolNumber:
 		c.Protocol, c.State = ProtocolUDP, transport.DatagramEndpointState(e.State()).String()
@@ -96,14 +97,16 @@ func connection(ep stack.TransportEndpoint) (Connection, bool) {
 	return c, true
 }
 
-// sequenceNumbers reads SND.NXT and RCV.NXT. Netstack exposes them to a probe on
-// every segment only, which is too dear, so they are read from the fields; a
-// gVisor without them gives zeroes, and a test fails.
-func sequenceNumbers(e *tcp.Endpoint) (sendNext, receiveNext uint32) {
+// setSequenceNumbers reads SND.UNA, SND.NXT and RCV.NXT. Netstack exposes them to
+// a probe on every segment only, which is too dear, so they are read from the
+// fields; a gVisor without them gives zeroes, and a test fails.
+func (c *Connection) setSequenceNumbers(e *tcp.Endpoint) {
 	e.LockUser()
 	defer e.UnlockUser()
 	v := reflect.ValueOf(e).Elem()
-	return sequenceField(v, "snd", "SndNxt"), sequenceField(v, "rcv", "RcvNxt")
+	c.SendUnacknowledged = sequenceField(v, "snd", "SndUna")
+	c.SendNext = sequenceField(v, "snd", "SndNxt")
+	c.ReceiveNext = sequenceField(v, "rcv", "RcvNxt")
 }
 
 func sequenceField(endpoint reflect.Value, half, name string) uint32 {

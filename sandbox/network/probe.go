@@ -163,22 +163,34 @@ func (p *prober) addRoute(r netlink.Route) {
 
 func (p *prober) addNeighbours() error {
 	for index, nic := range p.nicByIndex {
-		list, err := p.handle.NeighList(index, netlink.FAMILY_ALL)
+		entries, err := permanentNeighbours(p.handle, index)
 		if err != nil {
-			return fmt.Errorf("list neighbours: %w", err)
+			return err
 		}
-		for _, n := range list {
-			addr, ok := netip.AddrFromSlice(n.IP)
-			if ok && n.State == netlink.NUD_PERMANENT && len(n.HardwareAddr) == 6 {
-				p.id.Neighbours = append(p.id.Neighbours,
-					Neighbour{NIC: nic, Address: addr.Unmap(), MAC: n.HardwareAddr.String()})
-			}
+		for addr, mac := range entries {
+			p.id.Neighbours = append(p.id.Neighbours, Neighbour{NIC: nic, Address: addr, MAC: mac})
 		}
 	}
 	slices.SortFunc(p.id.Neighbours, func(a, b Neighbour) int {
 		return cmp.Or(cmp.Compare(a.NIC, b.NIC), a.Address.Compare(b.Address))
 	})
 	return nil
+}
+
+// permanentNeighbours reads the neighbours that someone set by hand on an
+// interface; the kernel learns the others again.
+func permanentNeighbours(h *netlink.Handle, index int) (map[netip.Addr]string, error) {
+	list, err := h.NeighList(index, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list neighbours: %w", err)
+	}
+	entries := map[netip.Addr]string{}
+	for _, n := range list {
+		if addr, ok := netip.AddrFromSlice(n.IP); ok && n.State == netlink.NUD_PERMANENT && len(n.HardwareAddr) == 6 {
+			entries[addr.Unmap()] = n.HardwareAddr.String()
+		}
+	}
+	return entries, nil
 }
 
 func (p *prober) note(format string, args ...any) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -17,7 +18,7 @@ import (
 const resetResolveTimeout = 2 * time.Second
 
 // SendResets tells the peers of the connections whose Fate has Reset that it is
-// over, with a segment from the old address and the saved sequence numbers. The
+// over, with segments from the old address and with the saved sequence numbers. The
 // gates must be open. It returns how many were sent; the error names those that
 // could not be.
 //
@@ -50,8 +51,13 @@ func sendReset(ctx context.Context, s *stack.Stack, c Connection) error {
 	if goErr != nil {
 		return goErr
 	}
-	if err := s.WritePacketToRemote(route.NICID(), hop, proto, buffer.MakeWithData(resetSegment(c))); err != nil {
-		return errors.New(err.String())
+	// The peer believes a reset with exactly the sequence number that it expects.
+	// That is one of the two, unless it lost only a part of what is on its way.
+	for _, seq := range slices.Compact([]uint32{c.SendNext, c.SendUnacknowledged}) {
+		packet := buffer.MakeWithData(resetSegment(c, seq))
+		if err := s.WritePacketToRemote(route.NICID(), hop, proto, packet); err != nil {
+			return errors.New(err.String())
+		}
 	}
 	return nil
 }
@@ -77,9 +83,8 @@ func nextHop(ctx context.Context, route *stack.Route) (tcpip.LinkAddress, error)
 	}
 }
 
-// resetSegment is the IP packet of a reset that c's peer accepts: its sequence
-// number is the next that the peer expects.
-func resetSegment(c Connection) []byte {
+// resetSegment is the IP packet of a reset to c's peer.
+func resetSegment(c Connection, sequence uint32) []byte {
 	src, dst := tcpipAddr(c.Local.Addr()), tcpipAddr(c.Remote.Addr())
 	networkBytes := header.IPv6MinimumSize
 	if c.Local.Addr().Is4() {
@@ -90,7 +95,7 @@ func resetSegment(c Connection) []byte {
 	segment.Encode(&header.TCPFields{
 		SrcPort:    c.Local.Port(),
 		DstPort:    c.Remote.Port(),
-		SeqNum:     c.SendNext,
+		SeqNum:     sequence,
 		AckNum:     c.ReceiveNext,
 		DataOffset: header.TCPMinimumSize,
 		Flags:      header.TCPFlagRst | header.TCPFlagAck,

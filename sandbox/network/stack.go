@@ -19,7 +19,7 @@ import (
 )
 
 // NewStack builds an empty netstack whose established connections can be saved
-// and moved. It has no interface until Configure. The clock must be the
+// and moved, see Quiesce. It has no interface until Configure. The clock must be the
 // sandbox's timekeeper at boot; for a stack that only carries the configuration
 // into a restore, any clock will do.
 func NewStack(clock tcpip.Clock, ids uniqueid.Provider) (*netstack.Stack, error) {
@@ -28,7 +28,7 @@ func NewStack(clock tcpip.Clock, ids uniqueid.Provider) (*netstack.Stack, error)
 		TransportProtocols: []stack.TransportProtocolFactory{
 			tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
 		},
-		Clock:       clock,
+		Clock:       newFreezableClock(clock),
 		Stats:       netstack.Metrics,
 		HandleLocal: true,
 		// The guest's own capabilities decide who may open a raw socket.

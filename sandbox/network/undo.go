@@ -30,6 +30,9 @@ type UndoLink struct {
 	Addresses []UndoAddress     `json:"addresses,omitempty"`
 	Routes    []UndoRoute       `json:"routes,omitempty"`
 	Settings  map[string]string `json:"settings,omitempty"` // by path below /proc/sys/net
+
+	// Neighbours are the permanent ones, hardware address by IP address.
+	Neighbours map[netip.Addr]string `json:"neighbours,omitempty"`
 }
 
 // UndoAddress is an address of the host's stack.
@@ -108,6 +111,11 @@ func recordLink(h *netlink.Handle, link netlink.Link) (UndoLink, error) {
 	for _, a := range addrs {
 		u.Addresses = append(u.Addresses, undoAddress(a))
 	}
+	neighbours, err := permanentNeighbours(h, attrs.Index)
+	if err != nil {
+		return u, err
+	}
+	u.Neighbours = neighbours
 	routes, err := h.RouteList(link, netlink.FAMILY_ALL)
 	if err != nil {
 		return u, fmt.Errorf("list routes: %w", err)
@@ -202,6 +210,14 @@ func (u *UndoLink) restore(h *netlink.Handle) error {
 				errs = append(errs, ignoreExisting(h.RouteAdd(r.netlink(link))))
 			}
 		}
+	}
+	for addr, mac := range u.Neighbours {
+		hw, err := net.ParseMAC(mac)
+		if err == nil {
+			err = h.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: addr.AsSlice(),
+				HardwareAddr: hw, State: netlink.NUD_PERMANENT})
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
