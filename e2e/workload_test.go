@@ -46,10 +46,13 @@ func TestRedis(t *testing.T) {
 	}
 }
 
-// Python keeps memory, threads, a child with its pipe, an epoll, a timer, a deleted file, and a sqlite file on a bind mount.
+// Python keeps memory, threads, a child with its pipe, an epoll, a timer, a file lock,
+// deleted files in memory and on a bind mount, and a sqlite file.
 func TestPython(t *testing.T) {
-	data := dataDir(t)
-	trip := startTrip(t, "python", guest.Bundle{Args: guest.Program("python.py")}, data)
+	trip := startTrip(t, "python", guest.Bundle{Args: guest.Program("python.py")}, dataDir(t))
+	if locked := trip.from.ask("python", "digest")["locked"]; locked != 1.0 {
+		t.Fatalf("flock exits with %v before, so that the lock proves nothing", locked)
+	}
 
 	trip.sameAnswer("digest")
 	trip.goesOn()

@@ -1,13 +1,14 @@
 """A python program that holds SIZE_MIB of random bytes and uses what programs use: threads, child processes, a pipe to a child,
 locks, timers, signals, open and deleted files, and a sqlite file on the bind mount /mnt."""
 
+import fcntl
 import hashlib
 import multiprocessing
 import os
 import select
 import signal
 import sqlite3
-import tempfile
+import subprocess
 import threading
 import time
 
@@ -78,10 +79,17 @@ def main():
         if [fd for fd, _ in events] != [reader] or os.read(reader, 8) != message:
             raise AssertionError("pipe or epoll lost message %d: %r" % (n, events))
 
-    # A file that lives on only in this descriptor, at an offset that is not its end.
-    deleted = tempfile.TemporaryFile(dir="/tmp")
-    deleted.write(os.urandom(1 << 16))
-    deleted.seek(12345)
+    # Files that live on only in a descriptor, at an offset that is not their end: one of the sandbox, one of the host.
+    deleted = {}
+    for place in "/tmp", "/mnt":
+        deleted[place] = open(place + "/deleted", "w+b", buffering=0)
+        os.unlink(place + "/deleted")
+        deleted[place].write(os.urandom(1 << 16))
+        deleted[place].seek(12345)
+
+    # A file of the host that is locked.
+    locked = open("/mnt/locked", "w")
+    fcntl.flock(locked, fcntl.LOCK_EX)
 
     ticks = []
     signal.signal(signal.SIGALRM, lambda *_: ticks.append(1))
@@ -94,16 +102,20 @@ def main():
 
     def digest():
         """Of everything that does not change by itself."""
-        position = deleted.tell()
-        deleted.seek(0)
-        content = deleted.read()
-        deleted.seek(position)
         return {
             "memory": hashlib.sha256(memory).hexdigest(),
-            "deleted": hashlib.sha256(content).hexdigest(), "position": position,
+            "deleted": {place: content_and_position(file) for place, file in deleted.items()},
+            "locked": subprocess.run(["/usr/bin/flock", "-n", "/mnt/locked", "/bin/true"]).returncode,
             "pid": os.getpid(), "child": child.pid, "alive": child.is_alive(),
             "threads": sorted(t.name for t in workers.values()),
         }
+
+    def content_and_position(file):
+        position = file.tell()
+        file.seek(0)
+        content = file.read()
+        file.seek(position)
+        return [hashlib.sha256(content).hexdigest(), position]
 
     def chain_now():
         """The chain beside what it must be after so many steps."""
