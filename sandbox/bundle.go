@@ -155,9 +155,9 @@ var standardDevices = map[string]bool{
 	"/dev/tty": true, "/dev/ptmx": true, "/dev/console": true, "/dev/fuse": true, "/dev/net/tun": true,
 }
 
-// networkNamespace returns the path of the network namespace that the spec
+// NetworkNamespace returns the path of the network namespace that the spec
 // names, or "" for loopback only.
-func networkNamespace(spec *specs.Spec) string {
+func NetworkNamespace(spec *specs.Spec) string {
 	if spec.Linux == nil {
 		return ""
 	}

@@ -53,8 +53,10 @@ type Restore struct {
 	Mounts   *mounts.List // the saved mounts, with their sources on this host
 	Sessions []boot.Session
 	Terminal *boot.TerminalState
-	// Network is the identity the saved kernel had; nil for loopback only.
-	Silent bool // keep quiet on the network until announced
+	// Network is what the saved kernel has on this host, no links for loopback
+	// only. Its interfaces keep quiet until the sandbox starts and announces
+	// itself.
+	Network *network.Identity
 	// Files are handed to boot.Hooks.Load; Create takes ownership.
 	Files []*os.File
 	// Memory becomes the sandbox's memory file; Create keeps its own copy.
@@ -161,9 +163,7 @@ func (c *creation) startGofer(ctx context.Context) error {
 	cfg := gofer.Config{LogFile: c.log}
 	for _, m := range c.record.Mounts.GoferMounts() {
 		cfg.Mounts = append(cfg.Mounts, gofer.Mount{
-			Source: m.Source,
-			// What an overlay lies on is never written.
-			ReadOnly: m.Flags.ReadOnly || m.Overlay,
+			Source: m.Source, ReadOnly: m.ServedReadOnly(), Recursive: m.Recursive,
 		})
 	}
 	if linux := c.opts.Bundle.Spec.Linux; linux != nil {
@@ -180,27 +180,34 @@ func (c *creation) startGofer(ctx context.Context) error {
 	return err
 }
 
+// openNetwork takes over the network namespace that the specification names.
 func (c *creation) openNetwork(context.Context) error {
-	path := networkNamespace(c.opts.Bundle.Spec)
+	path := NetworkNamespace(c.opts.Bundle.Spec)
 	c.record.Network = &network.Identity{}
 	if path == "" {
 		return nil
 	}
-	identity, err := network.Probe(path)
-	if err != nil {
-		return fmt.Errorf("read network namespace %q: %w", path, err)
-	}
 	opts := network.Options{}
-	if c.opts.Restore != nil {
-		opts.Silent = c.opts.Restore.Silent
+	if restore := c.opts.Restore; restore != nil {
+		opts.Silent = true
+		c.record.Network = restore.Network
+	} else {
+		identity, err := network.Probe(path)
+		if err != nil {
+			return fmt.Errorf("read network namespace %q: %w", path, err)
+		}
+		c.record.Network = identity
 	}
-	opened, err := network.Open(path, identity, opts)
+	if len(c.record.Network.Links) == 0 {
+		return nil
+	}
+	taken, err := network.Open(path, c.record.Network, opts)
 	if err != nil {
 		return fmt.Errorf("take over network namespace %q: %w", path, err)
 	}
-	c.undoer(func() { opened.Undo.Restore() })
-	c.record.Network, c.record.NetworkNamespace = identity, path
-	c.files.Packet = opened.Files
+	c.undoer(func() { taken.Undo.Restore() })
+	c.record.NetworkNamespace, c.record.NetworkUndo = path, taken.Undo
+	c.files.Packet = taken.Files
 	return nil
 }
 

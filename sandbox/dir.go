@@ -55,7 +55,9 @@ type Record struct {
 	// NetworkNamespace is the path of the namespace whose addresses were taken
 	// over, empty for loopback only.
 	NetworkNamespace string `json:"networkNamespace,omitempty"`
-	CgroupPath       string `json:"cgroupPath,omitempty"`
+	// NetworkUndo gives the addresses back when the sandbox is deleted.
+	NetworkUndo *network.Undo `json:"networkUndo,omitempty"`
+	CgroupPath  string        `json:"cgroupPath,omitempty"`
 	// RestoredFrom names the image that the sandbox came from.
 	RestoredFrom string `json:"restoredFrom,omitempty"`
 }

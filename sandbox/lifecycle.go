@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -194,8 +195,27 @@ func (s *Sandbox) Delete(ctx context.Context, force bool) error {
 		return err
 	}
 	defer unlock()
-	err = errors.Join(s.removeCgroup(), s.runHooks(hookPoststop))
+	err = errors.Join(s.removeCgroup(), s.returnAddresses(), s.runHooks(hookPoststop))
 	return errors.Join(err, os.RemoveAll(s.dir))
+}
+
+// End ends the sandbox's processes, whatever its kernel does, and waits until
+// they are gone. The state directory stays.
+func (s *Sandbox) End(ctx context.Context) error { return s.end(ctx, true) }
+
+// returnAddresses undoes the takeover of the network namespace, if that is
+// still there.
+func (s *Sandbox) returnAddresses() error {
+	if s.NetworkUndo == nil {
+		return nil
+	}
+	if _, err := os.Stat(s.NetworkNamespace); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := s.NetworkUndo.Restore(); err != nil {
+		return fmt.Errorf("give the addresses of %q back: %w", s.NetworkNamespace, err)
+	}
+	return nil
 }
 
 // goferGrace is how long a gofer may take to notice that its sandbox is gone.

@@ -47,7 +47,9 @@ func spawn(cfg *boot.Config, files *boot.Files, log *os.File) (*child, error) {
 	files.Ready = readyChild
 	cmd := exec.Command("/proc/self/exe", boot.Subcommand, cfg.ID)
 	cmd.Args[0] = "sbxmigrate"
-	cmd.Env = []string{}
+	// Go would keep the cgroup's limit files open, as descriptors of the host's
+	// file system in a process that must have none.
+	cmd.Env = []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = files.List()
 	cmd.SysProcAttr = &syscall.SysProcAttr{

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/log"
 	gcontrol "gvisor.dev/gvisor/pkg/sentry/control"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/usage"
@@ -148,6 +149,12 @@ func (s *Sandbox) start() error {
 	}
 	if err := s.kernel.Start(); err != nil {
 		return fmt.Errorf("start kernel: %w", err)
+	}
+	if s.cfg.Restore != nil {
+		// The addresses live here now: switches and neighbours must hear it.
+		if err := s.gates.Announce(); err != nil {
+			log.Warningf("announce addresses: %v", err)
+		}
 	}
 	go func() {
 		s.kernel.GlobalInit().WaitExited()

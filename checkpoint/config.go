@@ -1,0 +1,121 @@
+package checkpoint
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"gvisor.dev/gvisor/pkg/cpuid"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/image"
+	"github.com/sbxmigrate/sbxmigrate/mounts"
+	"github.com/sbxmigrate/sbxmigrate/restoreenv"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+)
+
+// streams is what an image says about the host streams of a saved kernel.
+type streams struct {
+	Sessions []boot.Session      `json:"sessions"`
+	Terminal *boot.TerminalState `json:"terminal,omitempty"`
+}
+
+// config describes the sandbox being saved.
+func (s *saving) config() (image.Config, error) {
+	facts, err := readBuild()
+	if err != nil {
+		return image.Config{}, err
+	}
+	spec, err := s.sb.Spec()
+	if err != nil {
+		return image.Config{}, err
+	}
+	c := image.Config{
+		Build: facts.ID, GVisor: facts.GVisor, Arch: s.survey.CPU.Arch, CPU: imageCPU(s.survey.CPU),
+		Time: time.Now(), SandboxID: s.sb.ID, Hostname: spec.Hostname,
+		Memory: []image.MemoryFile{{ID: memoryFile, Name: "main", SizeBytes: s.memoryBytes}},
+	}
+	specJSON, err := json.Marshal(spec)
+	if err != nil {
+		return image.Config{}, err
+	}
+	c.Containers = []image.Container{{Name: boot.RootContainer, Spec: specJSON}}
+	for _, part := range []struct {
+		into  *json.RawMessage
+		value any
+	}{
+		{&c.Mounts, s.sb.Mounts},
+		{&c.Environment, restoreenv.Build(boot.RootContainer, s.sb.Mounts)},
+		{&c.Network, s.sb.Network},
+		{&c.Processes, s.survey.Processes},
+		{&c.Streams, streams{s.survey.Sessions, s.survey.Terminal}},
+	} {
+		if *part.into, err = json.Marshal(part.value); err != nil {
+			return image.Config{}, err
+		}
+	}
+	return c, nil
+}
+
+// saved is an image's config, taken apart.
+type saved struct {
+	spec        specs.Spec
+	mounts      mounts.List
+	environment restoreenv.Environment
+	network     network.Identity
+	streams     streams
+}
+
+// readSaved takes an image's config apart and checks what it relies on.
+func readSaved(c *image.Config) (*saved, error) {
+	if len(c.Containers) != 1 || c.Containers[0].Name != boot.RootContainer {
+		return nil, fmt.Errorf("image has %d containers, this version restores sandboxes of one named %q", len(c.Containers), boot.RootContainer)
+	}
+	s := &saved{}
+	for _, part := range []struct {
+		name string
+		from json.RawMessage
+		into any
+	}{
+		{"spec", c.Containers[0].Spec, &s.spec},
+		{"mounts", c.Mounts, &s.mounts},
+		{"streams", c.Streams, &s.streams},
+	} {
+		if err := json.Unmarshal(part.from, part.into); err != nil {
+			return nil, fmt.Errorf("image config: %s: %w", part.name, err)
+		}
+	}
+	var err error
+	if s.environment, err = restoreenv.Parse(c.Environment); err != nil {
+		return nil, fmt.Errorf("image config: %w", err)
+	}
+	id, err := network.ParseIdentity(c.Network)
+	if err != nil {
+		return nil, fmt.Errorf("image config: %w", err)
+	}
+	s.network = *id
+	if s.spec.Process == nil {
+		return nil, fmt.Errorf("image config: spec has no process")
+	}
+	return s, nil
+}
+
+func imageCPU(c inside.CPU) image.CPU {
+	return image.CPU{
+		Features: c.Features, CacheLineBytes: c.CacheLineBytes,
+		XSAVEBytes: c.XSAVEBytes, XSAVEFeatures: c.XSAVEMask,
+	}
+}
+
+// thisHost is what images are compared with.
+func thisHost() (image.Host, error) {
+	facts, err := readBuild()
+	if err != nil {
+		return image.Host{}, err
+	}
+	cpuid.Initialize()
+	cpu := inside.ReadCPU()
+	return image.Host{Build: facts.ID, GVisor: facts.GVisor, Arch: cpu.Arch, CPU: imageCPU(cpu)}, nil
+}

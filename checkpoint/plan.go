@@ -1,0 +1,212 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sbxmigrate/sbxmigrate/image"
+	"github.com/sbxmigrate/sbxmigrate/mounts"
+	"github.com/sbxmigrate/sbxmigrate/restoreenv"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+)
+
+// CodeTerminal is the finding that the saved container has a terminal and the
+// bundle asks for none, or the reverse.
+const CodeTerminal = "E_PLAN_TERMINAL"
+
+// PlanOptions says what is to be restored, where, and how strictly.
+type PlanOptions struct {
+	Image  *image.Image
+	Bundle *sandbox.Bundle
+	// Policy and Map are those of package restoreenv.
+	Policy restoreenv.Policy
+	Map    map[string]string
+}
+
+// Finding is one thing that differs between a saved sandbox and this host.
+type Finding struct {
+	Code string `json:"code"`
+	// Refuses says that the finding forbids the restore under the plan's policy.
+	Refuses bool   `json:"refuses"`
+	Subject string `json:"subject"`
+	Saved   string `json:"saved,omitempty"`
+	Target  string `json:"target,omitempty"`
+	Nearest string `json:"nearest,omitempty"`
+	Remedy  string `json:"remedy"`
+}
+
+// String is the finding on one line.
+func (f Finding) String() string {
+	line := fmt.Sprintf("%s: %s: saved %s, here %s", f.Code, f.Subject, orNothing(f.Saved), orNothing(f.Target))
+	if f.Nearest != "" {
+		line += fmt.Sprintf(" (nearest: %s)", f.Nearest)
+	}
+	return line + ": " + f.Remedy
+}
+
+func orNothing(s string) string {
+	if s == "" {
+		return "nothing"
+	}
+	return s
+}
+
+// Plan says what would back a saved sandbox on this host, and what stands in
+// the way.
+type Plan struct {
+	Policy   restoreenv.Policy    `json:"policy"`
+	Mounts   []restoreenv.Backing `json:"mounts"`
+	Findings []Finding            `json:"findings"`
+
+	saved   *saved
+	list    *mounts.List      // the saved mounts with their sources here
+	network *network.Identity // what the sandbox will have on this host
+}
+
+// Refuses says whether a restore would refuse.
+func (p *Plan) Refuses() bool { return len(p.Refusals()) > 0 }
+
+// Refusals returns the findings that forbid the restore.
+func (p *Plan) Refusals() []Finding {
+	var refusals []Finding
+	for _, f := range p.Findings {
+		if f.Refuses {
+			refusals = append(refusals, f)
+		}
+	}
+	return refusals
+}
+
+// MakePlan compares an image with a bundle on this host. It starts nothing and
+// changes nothing. Differences are findings in the plan, all of them at once;
+// the error is about what kept it from comparing.
+func MakePlan(opts PlanOptions) (*Plan, error) {
+	config := opts.Image.Config()
+	p := &Plan{Policy: opts.Policy}
+	// What makes the rest unreadable comes first.
+	if err := p.checkHost(config); err != nil {
+		return nil, err
+	}
+	var err error
+	if p.saved, err = readSaved(config); err != nil {
+		return nil, err
+	}
+	if err := p.checkMounts(opts); err != nil {
+		return nil, err
+	}
+	p.checkTerminal(opts.Bundle)
+	if err := p.checkNetwork(opts.Bundle); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Plan) checkHost(config *image.Config) error {
+	host, err := thisHost()
+	if err != nil {
+		return err
+	}
+	var mismatch *image.Error
+	if err := config.CheckHost(host); errors.As(err, &mismatch) {
+		p.Findings = append(p.Findings, Finding{
+			Code: string(mismatch.Code), Refuses: true, Subject: "host",
+			Saved: mismatch.Detail, Target: host.Arch + ", gVisor " + host.GVisor, Remedy: mismatch.Remedy(),
+		})
+	}
+	return nil
+}
+
+func (p *Plan) checkMounts(opts PlanOptions) error {
+	target, err := mounts.Compile(opts.Bundle.Spec, mounts.Options{
+		Bundle: opts.Bundle.Dir, Overlay: overlayMode(&p.saved.mounts), TmpDecision: p.saved.mounts.Tmp,
+	})
+	if err != nil {
+		return err
+	}
+	resolution, findings := restoreenv.Resolve(p.saved.environment, restoreenv.Build(boot.RootContainer, target),
+		restoreenv.Options{Policy: opts.Policy, Map: opts.Map})
+	for _, f := range findings {
+		p.Findings = append(p.Findings, Finding{
+			Code: string(f.Code), Refuses: f.Refuses(opts.Policy), Subject: "mount " + f.Destination,
+			Saved: f.Saved, Target: f.Target, Nearest: f.Nearest, Remedy: f.Remedy,
+		})
+	}
+	p.Mounts = resolution.Mounts
+	p.list = place(&p.saved.mounts, resolution)
+	return nil
+}
+
+// overlayMode is the mode that the saved mounts were compiled with, so that
+// the bundle compiles to the same.
+func overlayMode(list *mounts.List) mounts.OverlayMode {
+	mode := mounts.OverlayNone
+	for _, m := range list.Mounts {
+		switch {
+		case m.Overlay && m.Destination == "/" && mode == mounts.OverlayNone:
+			mode = mounts.OverlayRoot
+		case m.Overlay && m.Destination != "/":
+			mode = mounts.OverlayAll
+		}
+	}
+	return mode
+}
+
+// place returns the saved mounts with the sources that back them here.
+func place(list *mounts.List, resolution *restoreenv.Resolution) *mounts.List {
+	placed := *list
+	placed.Mounts = append([]mounts.Mount(nil), list.Mounts...)
+	backing := make(map[string]restoreenv.Backing)
+	for _, b := range resolution.Gofer(boot.RootContainer) {
+		backing[b.Destination] = b
+	}
+	for i := range placed.Mounts {
+		if b, ok := backing[placed.Mounts[i].Destination]; ok {
+			placed.Mounts[i].Source, placed.Mounts[i].Recursive = b.Source, b.Recursive
+		}
+	}
+	return &placed
+}
+
+func (p *Plan) checkTerminal(bundle *sandbox.Bundle) {
+	had, wants := p.saved.spec.Process.Terminal, bundle.Spec.Process.Terminal
+	if had == wants {
+		return
+	}
+	p.Findings = append(p.Findings, Finding{
+		Code: CodeTerminal, Refuses: true, Subject: "process.terminal",
+		Saved: fmt.Sprint(had), Target: fmt.Sprint(wants), Remedy: fmt.Sprintf("set process.terminal to %v in the bundle", had),
+	})
+}
+
+// checkNetwork compares the saved network with that of the bundle's namespace.
+// Under the relaxed policy a sandbox may come back under other addresses, and
+// lose the connections that the old ones had.
+func (p *Plan) checkNetwork(bundle *sandbox.Bundle) error {
+	here := &network.Identity{}
+	if path := sandbox.NetworkNamespace(bundle.Spec); path != "" {
+		var err error
+		if here, err = network.Probe(path); err != nil {
+			return fmt.Errorf("read network namespace %q: %w", path, err)
+		}
+	}
+	for _, d := range p.saved.network.Compare(here) {
+		refuses := d.Severity == network.SeverityBlocks ||
+			d.Severity == network.SeverityAddress && p.Policy != restoreenv.PolicyRelaxed
+		p.Findings = append(p.Findings, Finding{
+			Code: d.Code, Refuses: refuses, Subject: "network " + d.Subject,
+			Saved: d.Sandbox, Target: d.Host, Remedy: d.Remedy,
+		})
+	}
+	p.network = &p.saved.network
+	if p.Refuses() || p.saved.network.SameAddresses(here) {
+		return nil
+	}
+	moved, err := p.saved.network.Relocate(here)
+	if err != nil {
+		return err
+	}
+	p.network = moved
+	return nil
+}

@@ -1,0 +1,295 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"gvisor.dev/gvisor/pkg/urpc"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/image"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
+)
+
+// memoryFile is the one memory file of a sandbox, in images.
+const memoryFile image.FileID = 0
+
+// Names of the state streams in an image.
+const (
+	stateKernel   = "kernel"
+	stateMetadata = "memory"
+)
+
+// callTimeout bounds the calls that do not stop the sandbox. The save itself
+// is bounded by SaveOptions.StopTimeout.
+const callTimeout = 30 * time.Second
+
+// defaultStopTimeout is long, since the encoder's time grows with the number
+// of processes and open files.
+const defaultStopTimeout = 2 * time.Minute
+
+// SaveOptions says how to save.
+type SaveOptions struct {
+	// Store and Name say where the image goes; an image of that name is
+	// replaced.
+	Store *image.Store
+	Name  string
+	// LeaveRunning lets the sandbox go on afterwards; otherwise it is ended.
+	LeaveRunning bool
+	// Compression is that of pages and state; the zero value is zstd.
+	Compression image.Compression
+	// StopTimeout bounds the time in which the kernel must have stopped and
+	// written its state; 0 means two minutes.
+	StopTimeout time.Duration
+	// OnPhase, if not nil, is told each phase when it has ended.
+	OnPhase func(Phase)
+}
+
+// SaveReport says what a save did.
+type SaveReport struct {
+	Phases Phases `json:"phases"`
+	// StoppedNanos is how long the tasks were stopped, 0 if they never ran
+	// again.
+	StoppedNanos int64 `json:"stoppedNanos"`
+	// PagesCommitted is the number of pages that the kernel holds, StateBytes
+	// and MetadataBytes what its streams have before compression.
+	PagesCommitted uint64 `json:"pagesCommitted"`
+	StateBytes     int64  `json:"stateBytes"`
+	MetadataBytes  int64  `json:"metadataBytes"`
+	// Digest names the image for good.
+	Digest string `json:"digest"`
+}
+
+// Survey asks a sandbox what a save would find, without stopping it.
+func Survey(ctx context.Context, sb *sandbox.Sandbox) (*inside.Survey, error) {
+	client, err := sb.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	return survey(ctx, client)
+}
+
+func survey(ctx context.Context, client *control.Client) (*inside.Survey, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var s inside.Survey
+	if err := client.Call(ctx, inside.MethodSurvey, &control.None{}, &s); err != nil {
+		return nil, fmt.Errorf("survey sandbox: %w", err)
+	}
+	return &s, nil
+}
+
+// Save writes a sandbox into an image. On an error the sandbox goes on as
+// before and there is no image.
+func Save(ctx context.Context, sb *sandbox.Sandbox, opts SaveOptions) (*SaveReport, error) {
+	client, err := sb.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	s := &saving{sb: sb, opts: opts, client: client, clock: newStopwatch(opts.OnPhase)}
+	if s.survey, err = survey(ctx, client); err != nil {
+		return nil, err
+	}
+	if len(s.survey.Findings) > 0 {
+		return nil, &UnsavableError{Findings: s.survey.Findings}
+	}
+	s.clock.lap("survey")
+	s.writer, err = opts.Store.NewWriter(ctx, image.WriterOptions{Compression: opts.Compression})
+	if err != nil {
+		return nil, err
+	}
+	defer s.writer.Abort() // does nothing after a commit
+	if err := s.run(ctx); err != nil {
+		return nil, fmt.Errorf("checkpoint sandbox %q: %w", sb.ID, err)
+	}
+	s.report.Phases = s.clock.phases
+	return &s.report, nil
+}
+
+// saving is one save under way.
+type saving struct {
+	sb     *sandbox.Sandbox
+	opts   SaveOptions
+	client *control.Client
+	writer *image.Writer
+	survey *inside.Survey
+	clock  *stopwatch
+	report SaveReport
+	// memoryBytes is the size of the memory file up to its last saved page.
+	memoryBytes uint64
+}
+
+func (s *saving) run(ctx context.Context) error {
+	memory, err := s.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	defer memory.Close()
+	s.clock.lap("prepare")
+
+	lifeline, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	// Whatever happens from here on, closing our end makes the sandbox go on,
+	// unless it was disarmed.
+	defer theirs.Close()
+	runs, err := s.stop(ctx, lifeline)
+	if err != nil {
+		return err
+	}
+	s.clock.lap("stop")
+	if err := s.writer.AddFrom(ctx, memoryFile, memory, runs); err != nil {
+		return err
+	}
+	s.writer.KeepOnly(memoryFile, runs)
+	s.clock.lap("pages")
+	if s.opts.LeaveRunning {
+		return s.resumeThenCommit(ctx)
+	}
+	return s.commitThenEnd(ctx)
+}
+
+// prepare gets the memory file.
+func (s *saving) prepare(ctx context.Context) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var p inside.Prepared
+	if err := s.client.Call(ctx, inside.MethodPrepare, &control.None{}, &p); err != nil {
+		return nil, fmt.Errorf("prepare: %w", err)
+	}
+	if len(p.Files) != 1 {
+		return nil, fmt.Errorf("%w: prepare gave %d files, want the memory file", ErrSandbox, len(p.Files))
+	}
+	return p.Files[0], nil
+}
+
+// stop makes the sandbox stop and stream its kernel out, and returns the pages
+// that belong to it.
+func (s *saving) stop(ctx context.Context, lifeline *os.File) ([]image.Run, error) {
+	timeout := s.opts.StopTimeout
+	if timeout == 0 {
+		timeout = defaultStopTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	streams, files, err := s.openStreams(lifeline)
+	if err != nil {
+		return nil, err
+	}
+	var result inside.SaveResult
+	var runs []image.Run
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		err := s.client.Call(ctx, inside.MethodSave, &inside.SaveArgs{FilePayload: urpc.FilePayload{Files: files}}, &result)
+		for _, f := range files {
+			f.Close() // the sandbox has its own, or will never have
+		}
+		return err
+	})
+	group.Go(func() (err error) {
+		s.report.StateBytes, err = s.store(stateKernel, streams[0])
+		return err
+	})
+	group.Go(func() (err error) {
+		s.report.MetadataBytes, err = s.store(stateMetadata, streams[1])
+		return err
+	})
+	group.Go(func() (err error) {
+		defer streams[2].Close()
+		runs, err = readRanges(streams[2], image.MaxFilePages*image.PageBytes)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return nil, fmt.Errorf("stop: %w", err)
+	}
+	s.report.StoppedNanos = result.StoppedUnixNano
+	for _, run := range runs {
+		s.report.PagesCommitted += run.Count
+		s.memoryBytes = max(s.memoryBytes, (run.First+run.Count)*image.PageBytes)
+	}
+	return runs, nil
+}
+
+// openStreams returns our ends of three pipes, and what the sandbox is to be
+// given, lifeline included.
+func (s *saving) openStreams(lifeline *os.File) (ours, theirs []*os.File, err error) {
+	for range inside.SaveFiles - 1 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			for _, f := range append(ours, theirs...) {
+				f.Close()
+			}
+			return nil, nil, err
+		}
+		ours, theirs = append(ours, r), append(theirs, w)
+	}
+	return ours, append(theirs, lifeline), nil
+}
+
+// store copies one of the kernel's streams into the image and returns its
+// length.
+func (s *saving) store(name string, from *os.File) (int64, error) {
+	defer from.Close()
+	to, err := s.writer.StateWriter(name)
+	if err != nil {
+		return 0, err
+	}
+	n, err := io.Copy(to, io.LimitReader(from, image.MaxStateBytes))
+	return n, errors.Join(err, to.Close())
+}
+
+// resumeThenCommit lets the tasks go on as soon as no page of theirs is needed
+// any more.
+func (s *saving) resumeThenCommit(ctx context.Context) error {
+	if err := s.call(ctx, inside.MethodResume); err != nil {
+		return fmt.Errorf("resume: %w", err)
+	}
+	s.report.StoppedNanos = time.Now().UnixNano() - s.report.StoppedNanos
+	s.clock.lap("resume")
+	return s.commit(ctx)
+}
+
+// commitThenEnd ends the sandbox once its image is durable.
+func (s *saving) commitThenEnd(ctx context.Context) error {
+	s.report.StoppedNanos = 0
+	if err := s.commit(ctx); err != nil {
+		return err
+	}
+	if err := s.call(ctx, inside.MethodDisarm); err != nil {
+		return fmt.Errorf("end: the image is complete, but the sandbox may run on: %w", err)
+	}
+	if err := s.sb.End(ctx); err != nil {
+		return err
+	}
+	s.clock.lap("end")
+	return nil
+}
+
+func (s *saving) commit(ctx context.Context) error {
+	config, err := s.config()
+	if err != nil {
+		return err
+	}
+	descriptor, err := s.writer.Commit(ctx, s.opts.Name, config)
+	if err != nil {
+		return err
+	}
+	s.report.Digest = descriptor.Digest.String()
+	s.clock.lap("commit")
+	return nil
+}
+
+func (s *saving) call(ctx context.Context, method string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return s.client.Call(ctx, method, &control.None{}, &control.None{})
+}

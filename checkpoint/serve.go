@@ -1,0 +1,138 @@
+package checkpoint
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/image"
+)
+
+// pageSource gives pages of the saved memory file.
+type pageSource interface {
+	// ReadPages fills dst, whole pages long, with the pages from first on.
+	// Pages that were not saved are zero.
+	ReadPages(file image.FileID, first uint64, dst []byte) error
+}
+
+// pageServer answers the requests of a loading kernel: it places pages in the
+// memory file and says so. See inside for the protocol.
+type pageServer struct {
+	source      pageSource
+	memory      *os.File
+	memoryBytes uint64
+	socket      *os.File
+
+	write       sync.Mutex // guards answers on socket
+	bytesPlaced atomic.Int64
+}
+
+// pageRequest is one request, checked.
+type pageRequest struct {
+	id   uint32
+	runs []image.Run
+}
+
+// serve answers until the kernel has all of its pages and hangs up. workers
+// requests are answered at a time. The error is that of the first page that
+// could not be had; the socket is closed then, and the sandbox ends.
+func (s *pageServer) serve(workers int) error {
+	defer s.socket.Close()
+	requests := make(chan pageRequest, inside.MaxRequests)
+	var group sync.WaitGroup
+	var once sync.Once
+	var failure error
+	fail := func(err error) {
+		once.Do(func() {
+			failure = err
+			s.socket.Close()
+		})
+	}
+	for range workers {
+		group.Go(func() {
+			buffer := make([]byte, inside.MaxRequestBytes)
+			for request := range requests {
+				if err := s.answer(request, buffer); err != nil && !errors.Is(err, io.EOF) {
+					fail(err)
+				}
+			}
+		})
+	}
+	for {
+		request, err := s.receive()
+		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
+			break
+		}
+		if err != nil {
+			fail(err)
+			break
+		}
+		requests <- request
+	}
+	close(requests)
+	group.Wait()
+	return failure
+}
+
+// receive reads and checks one request.
+func (s *pageServer) receive() (pageRequest, error) {
+	var header [inside.RequestHeaderBytes]byte
+	if _, err := io.ReadFull(s.socket, header[:]); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = io.EOF
+		}
+		return pageRequest{}, err
+	}
+	id, count := binary.LittleEndian.Uint32(header[:4]), binary.LittleEndian.Uint32(header[4:])
+	if id >= inside.MaxRequests || count == 0 || count > inside.MaxRequestRanges {
+		return pageRequest{}, fmt.Errorf("%w: it asks for pages as request %d with %d ranges, limits are %d and %d",
+			ErrSandbox, id, count, inside.MaxRequests, inside.MaxRequestRanges)
+	}
+	body := make([]byte, count*inside.RangeBytes)
+	if _, err := io.ReadFull(s.socket, body); err != nil {
+		return pageRequest{}, io.EOF
+	}
+	request := pageRequest{id: id}
+	var pages uint64
+	for len(body) > 0 {
+		run, err := parseRange(body[:inside.RangeBytes], s.memoryBytes)
+		if err != nil {
+			return pageRequest{}, err
+		}
+		request.runs = append(request.runs, run)
+		pages += run.Count
+		body = body[inside.RangeBytes:]
+	}
+	if pages*image.PageBytes > inside.MaxRequestBytes {
+		return pageRequest{}, fmt.Errorf("%w: it asks for %d pages at once, limit is %d", ErrSandbox, pages, inside.MaxRequestBytes/image.PageBytes)
+	}
+	return request, nil
+}
+
+// answer places the pages of one request. buffer has room for all of them.
+func (s *pageServer) answer(request pageRequest, buffer []byte) error {
+	for _, run := range request.runs {
+		dst := buffer[:run.Count*image.PageBytes]
+		if err := s.source.ReadPages(0, run.First, dst); err != nil {
+			return err
+		}
+		if _, err := s.memory.WriteAt(dst, int64(run.First*image.PageBytes)); err != nil {
+			return fmt.Errorf("place pages in sandbox memory: %w", err)
+		}
+		s.bytesPlaced.Add(int64(len(dst)))
+	}
+	var answer [inside.RequestHeaderBytes]byte
+	binary.LittleEndian.PutUint32(answer[:4], request.id)
+	s.write.Lock()
+	defer s.write.Unlock()
+	if _, err := s.socket.Write(answer[:]); err != nil {
+		// The sandbox is gone; that is for whoever watches it to say.
+		return io.EOF
+	}
+	return nil
+}
