@@ -21,18 +21,19 @@ type quantity struct {
 	name string
 	of   func(sample) float64
 	unit func(float64) string
+	goal float64 // for the ratio to runsc, at most; 0: none is set
 }
 
 var quantities = []quantity{
-	{"start to first output", func(s sample) float64 { return float64(s.Start) }, milliseconds},
-	{"checkpoint, uncompressed", func(s sample) float64 { return float64(s.Checkpoint[0]) }, milliseconds},
-	{"checkpoint, compressed", func(s sample) float64 { return float64(s.Checkpoint[1]) }, milliseconds},
-	{"workload's pause, uncompressed", func(s sample) float64 { return float64(s.Pause[0]) }, milliseconds},
-	{"workload's pause, compressed", func(s sample) float64 { return float64(s.Pause[1]) }, milliseconds},
-	{"restore to first response, uncompressed", func(s sample) float64 { return float64(s.Restore[0]) }, milliseconds},
-	{"restore to first response, compressed", func(s sample) float64 { return float64(s.Restore[1]) }, milliseconds},
-	{"image, uncompressed", func(s sample) float64 { return float64(s.ImageBytes[0]) }, mebibytes},
-	{"image, compressed", func(s sample) float64 { return float64(s.ImageBytes[1]) }, mebibytes},
+	{"start to first output", func(s sample) float64 { return float64(s.Start) }, milliseconds, 0.5},
+	{"checkpoint, uncompressed", func(s sample) float64 { return float64(s.Checkpoint[0]) }, milliseconds, 1},
+	{"checkpoint, compressed", func(s sample) float64 { return float64(s.Checkpoint[1]) }, milliseconds, 0.35},
+	{"workload's pause, uncompressed", func(s sample) float64 { return float64(s.Pause[0]) }, milliseconds, 0},
+	{"workload's pause, compressed", func(s sample) float64 { return float64(s.Pause[1]) }, milliseconds, 0},
+	{"restore to first response, uncompressed", func(s sample) float64 { return float64(s.Restore[0]) }, milliseconds, 0.65},
+	{"restore to first response, compressed", func(s sample) float64 { return float64(s.Restore[1]) }, milliseconds, 0.65},
+	{"image, uncompressed", func(s sample) float64 { return float64(s.ImageBytes[0]) }, mebibytes, 0},
+	{"image, compressed", func(s sample) float64 { return float64(s.ImageBytes[1]) }, mebibytes, 1},
 }
 
 func milliseconds(v float64) string {
@@ -40,6 +41,14 @@ func milliseconds(v float64) string {
 }
 
 func mebibytes(v float64) string { return fmt.Sprintf("%.1f MiB", v/(1<<20)) }
+
+// goalText is empty where no goal is set.
+func (q quantity) goalText() string {
+	if q.goal == 0 {
+		return ""
+	}
+	return fmt.Sprintf("≤ %.2f", q.goal)
+}
 
 // median of a quantity over a series, with its extremes.
 func (q quantity) median(samples []sample) (middle, least, most float64) {
@@ -65,7 +74,7 @@ func printTable(w io.Writer, load workload, all []*series) {
 		fmt.Fprintf(table, "%s (%s, %s)\t", s.Runtime, s.Compression[0], s.Compression[1])
 	}
 	if len(all) == 2 {
-		fmt.Fprint(table, "ratio\t")
+		fmt.Fprint(table, "ratio\tgoal\t")
 	}
 	fmt.Fprintln(table)
 	for _, q := range quantities {
@@ -77,7 +86,7 @@ func printTable(w io.Writer, load workload, all []*series) {
 			fmt.Fprintf(table, "%s (%s–%s)\t", q.unit(middle), q.unit(least), q.unit(most))
 		}
 		if len(middles) == 2 && middles[1] > 0 {
-			fmt.Fprintf(table, "%.2f\t", middles[0]/middles[1])
+			fmt.Fprintf(table, "%.2f\t%s\t", middles[0]/middles[1], q.goalText())
 		}
 		fmt.Fprintln(table)
 	}
