@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/control/server"
 	"gvisor.dev/gvisor/pkg/log"
-	"gvisor.dev/gvisor/pkg/seccomp"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 )
 
@@ -85,7 +84,7 @@ func open(cfg *Config, files *Files, hooks Hooks) (*Sandbox, error) {
 	}
 	// From here on the gofer answers, a saved state is read, and in the end
 	// guest code runs.
-	if err := installSeccomp(s.platform, files.Control.Fd(), ownSyscalls()); err != nil {
+	if err := installSeccomp(s.platform, files.Control.Fd()); err != nil {
 		return nil, err
 	}
 	if cfg.Restore != nil {
@@ -106,14 +105,6 @@ func open(cfg *Config, files *Files, hooks Hooks) (*Sandbox, error) {
 		return nil, fmt.Errorf("serve control socket: %w", err)
 	}
 	return s, nil
-}
-
-// ownSyscalls are what this program needs beyond gVisor's sentry.
-func ownSyscalls() seccomp.SyscallRules {
-	return seccomp.MakeSyscallRules(map[uintptr]seccomp.SyscallRule{
-		// Pipes for streams, see streams.go.
-		unix.SYS_PIPE2: seccomp.MatchAll{},
-	})
 }
 
 // initLog sends gVisor's log to standard error, which is the sandbox's log

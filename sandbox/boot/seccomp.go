@@ -1,26 +1,75 @@
 package boot
 
 import (
+	_ "embed"
+	"encoding/json"
 	"fmt"
+	"runtime"
 
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/bpf"
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/seccomp"
 	"gvisor.dev/gvisor/pkg/sentry/platform"
 	"gvisor.dev/gvisor/runsc/boot/filter/config"
 )
 
-// installSeccomp puts the process under gVisor's own filter for a sentry: the
-// system calls that the sentry, its platform and the control socket need, with
-// their arguments checked, and extra. It applies to all threads and cannot be
-// undone.
+// A sandbox process is under gVisor's own filter for a sentry: the system
+// calls that the sentry, its platform and the control socket need, with their
+// arguments checked, and ownSyscalls. The filter has no openat, no socket and no
+// execve: from here on the process has the descriptors that it has.
 //
-// The filter has no openat, no socket and no execve: from here on the process
-// has the descriptors that it has.
-func installSeccomp(p platform.Platform, controlFD uintptr, extra ...seccomp.SyscallRules) error {
+// Compiling that filter takes about as long as the rest of the start, and its
+// result is the same every time. So it is compiled once, into filter.json; a
+// test compiles it again and compares (and writes it anew with -update).
+
+// compiledFilter is a filter and what it was compiled for.
+type compiledFilter struct {
+	Key          string            `json:"key"`
+	Instructions []bpf.Instruction `json:"instructions"`
+}
+
+//go:embed filter.json
+var precompiledFilter []byte
+
+// ownSyscalls are what this program needs beyond gVisor's sentry.
+func ownSyscalls() seccomp.SyscallRules {
+	return seccomp.MakeSyscallRules(map[uintptr]seccomp.SyscallRule{
+		// Pipes for streams, see streams.go.
+		unix.SYS_PIPE2: seccomp.MatchAll{},
+	})
+}
+
+// installSeccomp puts all threads of the process under the filter, for good.
+func installSeccomp(p platform.Platform, controlFD uintptr) error {
+	var ready compiledFilter
+	if err := json.Unmarshal(precompiledFilter, &ready); err != nil {
+		return fmt.Errorf("read seccomp filter: %w", err)
+	}
+	if key := filterKey(p, controlFD); ready.Key != key {
+		log.Infof("seccomp filter was compiled for %q, need %q: compiling", ready.Key, key)
+		fresh, err := compileFilter(p, controlFD)
+		if err != nil {
+			return err
+		}
+		ready = *fresh
+	}
+	if err := seccomp.SetFilter(ready.Instructions); err != nil {
+		return fmt.Errorf("install seccomp filter: %w", err)
+	}
+	return nil
+}
+
+// filterKey holds all that a compiled filter depends on, but for the code.
+func filterKey(p platform.Platform, controlFD uintptr) string {
+	info := p.SeccompInfo()
+	return fmt.Sprintf("%s %s control=%d pid=%d vars=%v", runtime.GOARCH, info.ConfigKey(), controlFD, unix.Getpid(), info.Variables())
+}
+
+func compileFilter(p platform.Platform, controlFD uintptr) (*compiledFilter, error) {
 	opts := config.Options{Platform: p.SeccompInfo(), ControllerFD: uint32(controlFD)}
 	rules, deny := config.Rules(opts)
-	for _, r := range extra {
-		rules.Merge(r)
-	}
+	rules.Merge(ownSyscalls())
 	program := &seccomp.Program{
 		RuleSets: []seccomp.RuleSet{
 			{Rules: deny},
@@ -28,8 +77,9 @@ func installSeccomp(p platform.Platform, controlFD uintptr, extra ...seccomp.Sys
 		},
 		Options: config.SeccompOptions(opts),
 	}
-	if err := program.Install(); err != nil {
-		return fmt.Errorf("install seccomp filter: %w", err)
+	instructions, _, err := program.Build()
+	if err != nil {
+		return nil, fmt.Errorf("compile seccomp filter: %w", err)
 	}
-	return nil
+	return &compiledFilter{Key: filterKey(p, controlFD), Instructions: instructions}, nil
 }
