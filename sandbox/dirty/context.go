@@ -1,0 +1,108 @@
+package dirty
+
+import (
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/hostarch"
+	"gvisor.dev/gvisor/pkg/sentry/arch"
+	"gvisor.dev/gvisor/pkg/sentry/platform"
+)
+
+// maxStale bounds how often one Switch goes on after a fault on a mapping that
+// other threads keep changing, before it lets the kernel look at it.
+const maxStale = 16
+
+// switchContext is a platform.Context that handles the write faults of
+// tracking. Like what it wraps, it is used by one task goroutine.
+type switchContext struct {
+	platform.Context
+	tracker *Tracker
+
+	// view is what the wrapped Switch is given. It is part of the context to
+	// save an allocation on each Switch.
+	view memoryView
+
+	// madvised is the range of an madvise(2) that the kernel is handling since
+	// the last Switch.
+	madvised span
+}
+
+// memoryView is a MemoryManager with the wrapped AddressSpace, which is the one
+// that the wrapped platform knows.
+type memoryView struct {
+	platform.MemoryManager
+	space platform.AddressSpace
+}
+
+// AddressSpace implements platform.MemoryManager.
+func (v *memoryView) AddressSpace() platform.AddressSpace {
+	return v.space
+}
+
+// Switch implements platform.Context.
+func (c *switchContext) Switch(ctx context.Context, mm platform.MemoryManager, ac *arch.Context64, cpu int32) (*linux.SignalInfo, hostarch.AccessType, error) {
+	space := mm.AddressSpace().(*addressSpace)
+	c.finishMadvise(space)
+	c.view = memoryView{mm, space.AddressSpace}
+	for stale := 0; ; {
+		seen := space.generation.Load()
+		info, at, err := c.Context.Switch(ctx, &c.view, ac, cpu)
+		switch {
+		case err == nil:
+			if ac.SyscallNo() == unix.SYS_MADVISE && c.tracker.armed.Load() {
+				c.beginMadvise(space, ac)
+			}
+		case err == platform.ErrContextSignal && at.Write && info.Signo == int32(linux.SIGSEGV):
+			switch space.fault(info.Addr(), seen) {
+			case faultOpened:
+				continue
+			case faultStale:
+				if stale++; stale <= maxStale {
+					continue
+				}
+			}
+		}
+		return info, at, err
+	}
+}
+
+// PullFullState implements platform.Context.
+func (c *switchContext) PullFullState(as platform.AddressSpace, ac *arch.Context64) error {
+	if a, ok := as.(*addressSpace); ok {
+		as = a.AddressSpace
+	}
+	return c.Context.PullFullState(as, ac)
+}
+
+// Release implements platform.Context.
+func (c *switchContext) Release() {
+	c.Context.Release()
+	c.view = memoryView{}
+}
+
+// beginMadvise marks the range of an madvise(2) that the kernel is about to
+// handle: it may decommit pages that stay mapped.
+func (c *switchContext) beginMadvise(space *addressSpace, ac *arch.Context64) {
+	args := ac.SyscallArgs()
+	start := args[0].Uint64()
+	end := start + args[1].Uint64()
+	if end < start {
+		return // the kernel refuses it
+	}
+	c.madvised = span{start, end}
+	space.markRange(c.madvised)
+}
+
+// finishMadvise marks the range once more, now that the kernel is done: a
+// collection may have taken the first mark before the pages changed. (If the
+// task stops in between, the witness still tells.)
+func (c *switchContext) finishMadvise(space *addressSpace) {
+	if c.madvised == (span{}) {
+		return
+	}
+	if c.tracker.armed.Load() {
+		space.markRange(c.madvised)
+	}
+	c.madvised = span{}
+}
