@@ -132,3 +132,22 @@ func (h *SharedHint) missing() string {
 	}
 	return cmp.Or(unless(h.Source != "", "source"), unless(h.Type != "", "type"), unless(h.Share != "", "share"))
 }
+
+// readHints reads the specification's shared mounts.
+func (c *compiler) readHints() {
+	hints, err := ParseShared(c.spec.Annotations)
+	c.errs = append(c.errs, AsErrors(err)...)
+	c.hints, c.hintUsed = make(map[string]*SharedHint), make(map[string]bool)
+	for i := range hints {
+		c.hints[hints[i].Source] = &hints[i]
+	}
+}
+
+// unusedHints names the shared mounts that the container does not mount.
+func (c *compiler) unusedHints() {
+	for _, source := range slices.Sorted(maps.Keys(c.hints)) {
+		if !c.hintUsed[source] {
+			c.warn(WarnHintUnused, sharedPrefix+c.hints[source].Name, "no bind mount has the source %q", source)
+		}
+	}
+}
