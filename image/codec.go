@@ -1,0 +1,108 @@
+package image
+
+import (
+	"github.com/klauspost/compress/zstd"
+)
+
+// How the bytes of a frame are stored.
+const (
+	codecRaw  = 0
+	codecZstd = 1
+)
+
+// Compression is how a writer stores frames and what it may cost.
+type Compression string
+
+// The ways to store frames. A frame that compression would not make smaller is stored raw in any case.
+const (
+	CompressionZstd Compression = "zstd" // the default
+	CompressionNone Compression = "none"
+)
+
+// A frameEncoder encodes frames, for one goroutine at a time.
+type frameEncoder struct {
+	matching *zstd.Encoder // for frames that look random: finds repeated sequences, 5 GB/s where there are none
+	entropy  *zstd.Encoder // for the others: also codes bytes by frequency where nothing is repeated, such as hexadecimal text
+}
+
+func newFrameEncoder(level zstd.EncoderLevel) (*frameEncoder, error) {
+	options := []zstd.EOption{
+		zstd.WithEncoderLevel(level),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false), // pages have tags
+		zstd.WithWindowSize(frameBytes),
+	}
+	matching, err := zstd.NewWriter(nil, options...)
+	if err != nil {
+		return nil, &Error{Code: CodeConfig, Err: err}
+	}
+	entropy, err := zstd.NewWriter(nil, append(options, zstd.WithAllLitEntropyCompression(true))...)
+	if err != nil {
+		return nil, &Error{Code: CodeConfig, Err: err}
+	}
+	return &frameEncoder{matching: matching, entropy: entropy}, nil
+}
+
+// encode returns a frame encoded, behind out in the same memory if that suffices: nil if that is not smaller.
+func (e *frameEncoder) encode(out, raw []byte) []byte {
+	encoder := e.entropy
+	if looksRandom(raw) {
+		encoder = e.matching
+	}
+	encoded := encoder.EncodeAll(raw, out)[len(out):]
+	if len(encoded) >= len(raw) {
+		return nil
+	}
+	return encoded
+}
+
+// looksRandom samples a frame: whether its bytes are about equally frequent. Then coding them by frequency, which takes
+// five times as long as to see that nothing is repeated, gains nothing.
+func looksRandom(raw []byte) bool {
+	const samples = 2048
+	if len(raw) < samples {
+		return false
+	}
+	var counts [256]uint16
+	// Short stretches from all over the frame: pages differ from each other.
+	const stretch = 32
+	step := len(raw) / (samples / stretch)
+	for at := 0; at+stretch <= len(raw); at += step {
+		for _, b := range raw[at : at+stretch] {
+			counts[b]++
+		}
+	}
+	// The sum of squares is samples^2/256 + samples for uniform random bytes, with a deviation of about 180 of 18432.
+	var squares uint64
+	for _, n := range counts {
+		squares += uint64(n) * uint64(n)
+	}
+	const uniform = samples*samples/256 + samples
+	return squares < uniform+uniform/8
+}
+
+// newFrameDecoder returns a decoder that any number of goroutines may use, and that never makes more of a frame than
+// frameBytes.
+func newFrameDecoder(concurrency int) (*zstd.Decoder, error) {
+	return zstd.NewReader(nil,
+		zstd.WithDecoderConcurrency(concurrency),
+		zstd.WithDecoderMaxMemory(frameBytes),
+		zstd.WithDecoderMaxWindow(frameBytes),
+	)
+}
+
+// decodeFrame returns the pages of a frame: stored itself if it is raw, else in out, which has the size of
+// the pages.
+func decodeFrame(decoder *zstd.Decoder, f frame, stored, out []byte) ([]byte, error) {
+	if f.codec == codecRaw {
+		return stored, nil // its length was checked with the index
+	}
+	raw, err := decoder.DecodeAll(stored, out[:0:len(out)])
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) != int(f.pages)*PageBytes {
+		return nil, failf(CodeDamaged, "", "decompressed to %d bytes instead of %d", len(raw), int(f.pages)*PageBytes)
+	}
+	return raw, nil
+}
