@@ -150,7 +150,9 @@ func (s *saving) run(ctx context.Context) error {
 	if err := s.writer.AddFrom(ctx, memoryFile, memory, runs); err != nil {
 		return err
 	}
-	s.writer.KeepOnly(memoryFile, runs)
+	if err := s.writer.KeepOnly(memoryFile, runs); err != nil {
+		return err
+	}
 	s.clock.lap("pages")
 	if s.opts.LeaveRunning {
 		return s.resumeThenCommit(ctx)
@@ -255,13 +257,13 @@ func (s *saving) resumeThenCommit(ctx context.Context) error {
 	}
 	s.report.StoppedNanos = time.Now().UnixNano() - s.report.StoppedNanos
 	s.clock.lap("resume")
-	return s.commit(ctx)
+	return s.commit()
 }
 
 // commitThenEnd ends the sandbox once its image is durable.
 func (s *saving) commitThenEnd(ctx context.Context) error {
 	s.report.StoppedNanos = 0
-	if err := s.commit(ctx); err != nil {
+	if err := s.commit(); err != nil {
 		return err
 	}
 	if err := s.call(ctx, inside.MethodDisarm); err != nil {
@@ -274,12 +276,12 @@ func (s *saving) commitThenEnd(ctx context.Context) error {
 	return nil
 }
 
-func (s *saving) commit(ctx context.Context) error {
+func (s *saving) commit() error {
 	config, err := s.config()
 	if err != nil {
 		return err
 	}
-	descriptor, err := s.writer.Commit(ctx, s.opts.Name, config)
+	descriptor, err := s.writer.Commit(s.opts.Name, config)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package inside
 
 import (
 	"runtime"
+	"slices"
 	"strings"
 
 	"gvisor.dev/gvisor/pkg/cpuid"
@@ -12,7 +13,9 @@ func ReadCPU() CPU { return readCPU() }
 
 func readCPU() CPU {
 	fs := cpuid.HostFeatureSet()
-	cpu := CPU{Arch: runtime.GOARCH, Features: strings.Fields(fs.FlagString())}
+	features := strings.Fields(fs.FlagString())
+	slices.Sort(features)
+	cpu := CPU{Arch: runtime.GOARCH, Features: features}
 	cpu.XSAVEBytes, cpu.XSAVEMask, cpu.CacheLineBytes = archState(fs)
 	return cpu
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/cpuid"
 	"gvisor.dev/gvisor/pkg/gomaxprocs"
@@ -53,6 +54,8 @@ const DefaultPlatform = "systrap"
 // initGlobals sets up gVisor's process-wide state. It reads /proc, so it comes
 // before isolate.
 func initGlobals(totalMemory uint64) error {
+	// Go would read the zone from a file when a time is first printed.
+	time.Local = time.UTC
 	cpuid.Initialize()
 	seccheck.Initialize()
 	if err := rand.Init(); err != nil {
