@@ -14,9 +14,9 @@ import (
 
 // A finding is one line of what plan says, as JSON.
 type finding struct {
-	Code        string `json:"code"`
-	Destination string `json:"destination"`
-	Remedy      string `json:"remedy"`
+	Code    string `json:"code"`
+	Subject string `json:"subject"` // "mount DESTINATION", among others
+	Remedy  string `json:"remedy"`
 }
 
 // A savedCounter is an image of a sandbox with many mounts, and the bundle that fits it.
@@ -121,7 +121,7 @@ func TestPlanShowsAllFindings(t *testing.T) {
 	want := map[string]string{}
 	for _, m := range s.mistakes() {
 		all = append(all, m.make)
-		want[m.destination] = m.code
+		want["mount "+m.destination] = m.code
 	}
 	bundle := s.with("seven", all...)
 	findings, code := s.plan(s.to, bundle)
@@ -130,13 +130,13 @@ func TestPlanShowsAllFindings(t *testing.T) {
 	}
 	got := map[string]string{}
 	for _, f := range findings {
-		got[f.Destination] = f.Code
+		got[f.Subject] = f.Code
 		if f.Remedy == "" {
-			t.Errorf("%s on %s has no remedy", f.Code, f.Destination)
+			t.Errorf("%s on %s has no remedy", f.Code, f.Subject)
 		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" || len(findings) != len(want) {
-		t.Errorf("%d findings, by destination (-want +got):\n%s", len(findings), diff)
+		t.Errorf("%d findings, by subject (-want +got):\n%s", len(findings), diff)
 	}
 	nothingRuns(t)
 	s.to.refuses("restore", "--detach", "--image", s.image, "--bundle", bundle, "copy")
