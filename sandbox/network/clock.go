@@ -31,7 +31,14 @@ type freezableClock struct {
 	due    []func()
 }
 
-func newFreezableClock(inner tcpip.Clock) *freezableClock { return &freezableClock{inner: inner} }
+// newFreezableClock wraps a clock, once: stacks that are given the same freezable
+// clock stand still together.
+func newFreezableClock(inner tcpip.Clock) *freezableClock {
+	if c, ok := inner.(*freezableClock); ok {
+		return c
+	}
+	return &freezableClock{inner: inner}
+}
 
 // Now implements tcpip.Clock.
 func (c *freezableClock) Now() time.Time { return c.inner.Now() }
@@ -82,8 +89,10 @@ func (c *freezableClock) thaw() {
 // save of a running kernel needs it, also one after which the sandbox goes on.
 func Quiesce(s *stack.Stack, gates *Gates) {
 	gates.Hold()
-	if c, ok := s.Clock().(*freezableClock); ok {
-		c.freeze()
+	for _, c := range []tcpip.Clock{s.Clock(), gates.clock} {
+		if c, ok := c.(*freezableClock); ok {
+			c.freeze()
+		}
 	}
 }
 
@@ -91,8 +100,10 @@ func Quiesce(s *stack.Stack, gates *Gates) {
 // stack: timers run, and the gates pass what they held and open. It returns how
 // many frames passed.
 func Resume(s *stack.Stack, gates *Gates) int {
-	if c, ok := s.Clock().(*freezableClock); ok {
-		c.thaw()
+	for _, c := range []tcpip.Clock{s.Clock(), gates.clock} {
+		if c, ok := c.(*freezableClock); ok {
+			c.thaw()
+		}
 	}
 	return gates.Open()
 }

@@ -39,7 +39,7 @@ func Configure(s *stack.Stack, id *Identity, fds []int) (*Gates, error) {
 	if err := addLoopback(s, id.Loopback); err != nil {
 		return nil, err
 	}
-	gates := &Gates{}
+	gates := &Gates{clock: s.Clock()}
 	for i := range id.Links {
 		l := &id.Links[i]
 		lower, err := newLinkEndpoint(l, fds[i*channels:(i+1)*channels])

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"slices"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -87,7 +86,8 @@ func connection(ep stack.TransportEndpoint) (Connection, bool) {
 	case header.TCPProtocolNumber:
 		c.Protocol, c.State = ProtocolTCP, tcp.EndpointState(e.State()).String()
 		if t, ok := e.(*tcp.Endpoint); ok && c.Remote.IsValid() {
-			c.setSequenceNumbers(t)
+			state := readControlBlock(t)
+			c.SendUnacknowledged, c.SendNext, c.ReceiveNext = state.sendUnacknowledged, state.sendNext, state.receiveNext
 		}
 	case header.UDPProtocolNumber:
 		c.Protocol, c.State = ProtocolUDP, transport.DatagramEndpointState(e.State()).String()
@@ -95,30 +95,6 @@ func connection(ep stack.TransportEndpoint) (Connection, bool) {
 		return Connection{}, false
 	}
 	return c, true
-}
-
-// setSequenceNumbers reads SND.UNA, SND.NXT and RCV.NXT. Netstack exposes them to
-// a probe on every segment only, which is too dear, so they are read from the
-// fields; a gVisor without them gives zeroes, and a test fails.
-func (c *Connection) setSequenceNumbers(e *tcp.Endpoint) {
-	e.LockUser()
-	defer e.UnlockUser()
-	v := reflect.ValueOf(e).Elem()
-	c.SendUnacknowledged = sequenceField(v, "snd", "SndUna")
-	c.SendNext = sequenceField(v, "snd", "SndNxt")
-	c.ReceiveNext = sequenceField(v, "rcv", "RcvNxt")
-}
-
-func sequenceField(endpoint reflect.Value, half, name string) uint32 {
-	p := endpoint.FieldByName(half)
-	if !p.IsValid() || p.Kind() != reflect.Pointer || p.IsNil() {
-		return 0
-	}
-	f := p.Elem().FieldByName(name)
-	if !f.IsValid() || !f.CanUint() {
-		return 0
-	}
-	return uint32(f.Uint())
 }
 
 // wildcard stands for "any address of either family".

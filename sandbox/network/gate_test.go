@@ -362,3 +362,26 @@ func TestSealedGateForgetsWhatIsSentLater(t *testing.T) {
 	send(g, 3)
 	wantNumbers(t, "sent", sent(lower), 1, 3)
 }
+
+// FuzzInject feeds a gate frames as another process sends them.
+func FuzzInject(f *testing.F) {
+	f.Add(make([]byte, 60), uint8(0), uint8(0), uint16(0), uint16(0))
+	f.Add(make([]byte, 3000), uint8(1), uint8(stack.GSOTCPv4), uint16(54), uint16(1448))
+	f.Fuzz(func(t *testing.T, data []byte, direction, kind uint8, headerBytes, mss uint16) {
+		lower := channel.New(4, 1500, testMAC)
+		g := newGate(&Link{Name: "eth0", NIC: 2, MTUBytes: 1500}, lower)
+		frame := Frame{NIC: 2, Direction: Direction(direction % 2), Data: data,
+			Segmentation: Segmentation{Type: kind, HeaderBytes: headerBytes, MSSBytes: mss}}
+		g.Hold()
+		if g.Inject([]Frame{frame}) != nil {
+			return
+		}
+		g.Open()
+		if pkt := lower.Read(); pkt != nil {
+			if got := pkt.ToView().AsSlice(); !bytes.Equal(got, data) {
+				t.Errorf("sent %x, want %x", got, data)
+			}
+			pkt.DecRef()
+		}
+	})
+}

@@ -13,6 +13,11 @@ import (
 // operations do nothing.
 type Gates struct {
 	list []*Gate
+
+	// clock is that of the stack that Configure built. A restore moves the
+	// interfaces into the loaded stack, which has a clock of its own, but parts of
+	// them keep this one.
+	clock tcpip.Clock
 }
 
 // All returns the gates themselves.

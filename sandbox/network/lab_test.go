@@ -222,8 +222,15 @@ func dialHere(addr string) (net.Conn, error) {
 	return net.FileConn(f)
 }
 
+// Tries of a ping: an answer that must come may take its time, one that must not
+// is not waited for as long.
+const (
+	patient   = 100
+	impatient = 4
+)
+
 // answers says whether addr answers a ping that the host's own stack sends.
-func (l *lab) answers(h *labHost, addr string) bool {
+func (l *lab) answers(h *labHost, addr string, tries int) bool {
 	l.t.Helper()
 	answered := false
 	l.in(h.ns, func() error {
@@ -235,8 +242,8 @@ func (l *lab) answers(h *labHost, addr string) bool {
 		// Echo request, identifier 0x5b58, sequence 1, with its checksum.
 		request := []byte{8, 0, 0x9c, 0xa6, 0x5b, 0x58, 0, 1}
 		dst := &unix.SockaddrInet4{Addr: netip.MustParseAddr(addr).As4()}
-		for range 4 {
-			if err := unix.Sendto(fd, request, 0, dst); err != nil {
+		for range tries {
+			if err := unix.Sendto(fd, request, 0, dst); err != nil && !errors.Is(err, unix.EHOSTUNREACH) {
 				return err
 			}
 			for deadline := time.Now().Add(150 * time.Millisecond); time.Now().Before(deadline); {

@@ -98,33 +98,43 @@ func (g *guest) halt() {
 // step does what can be done now; it reports whether it did anything.
 func (g *guest) step() bool {
 	if g.ep == nil {
-		ep, queue, err := g.listener.Accept(nil)
-		if err != nil {
-			return false
-		}
+		return g.accept()
+	}
+	received, sent := g.receive(), g.send()
+	return received || sent
+}
+
+func (g *guest) accept() bool {
+	ep, queue, err := g.listener.Accept(nil)
+	if err == nil {
 		g.ep, g.queue = ep, queue
 	}
-	busy := false
-	if !g.ended {
-		_, err := g.ep.Read(&g.in, tcpip.ReadOptions{})
-		switch err.(type) {
-		case nil:
-			busy = true
-		case *tcpip.ErrWouldBlock:
-		case *tcpip.ErrClosedForReceive:
-			g.ended = true
-		default:
-			g.readErr, g.ended = errors.New(err.String()), true
-		}
+	return err == nil
+}
+
+func (g *guest) receive() bool {
+	if g.ended {
+		return false
 	}
+	switch _, err := g.ep.Read(&g.in, tcpip.ReadOptions{}); err.(type) {
+	case nil:
+		return true
+	case *tcpip.ErrWouldBlock:
+	case *tcpip.ErrClosedForReceive:
+		g.ended = true
+	default:
+		g.readErr, g.ended = errors.New(err.String()), true
+	}
+	return false
+}
+
+func (g *guest) send() bool {
 	chunk := make([]byte, 16<<10)
 	ahead := g.out
 	ahead.Read(chunk)
-	if n, err := g.ep.Write(bytes.NewReader(chunk), tcpip.WriteOptions{}); err == nil {
-		g.out.offset += uint64(n)
-		busy = true
-	}
-	return busy
+	n, err := g.ep.Write(bytes.NewReader(chunk), tcpip.WriteOptions{})
+	g.out.offset += uint64(n)
+	return err == nil
 }
 
 // guestState is what a kernel would save of the guest.
@@ -194,6 +204,7 @@ func move(t *testing.T, g *guest, source, target *node) {
 		}
 	}
 	g.load(t, target, data)
+	Rearm(target.stack.Stack, target.gates)
 	g.run()
 	if err := target.gates.Inject(source.gates.Frames(Inbound)); err != nil {
 		t.Fatal(err)
@@ -268,6 +279,12 @@ func TestConnectionMovesBackAndForth(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.halt()
+	// The last bytes may still be on their way inside.
+	for deadline := time.Now().Add(20 * time.Second); g.in.offset < total && !g.ended && time.Now().Before(deadline); {
+		if !g.receive() {
+			time.Sleep(time.Millisecond)
+		}
+	}
 	if g.readErr != nil || g.in.offset < total {
 		t.Errorf("inside: %d bytes of %d, %v", g.in.offset, total, g.readErr)
 	}
@@ -321,6 +338,42 @@ func TestRollbackAfterTheGateShut(t *testing.T) {
 	g.halt()
 }
 
+// TestLostTailIsSentAgain loses what the guest had sent when it was saved, and
+// the guest has nothing more to send: only a timer can save the connection.
+func TestLostTailIsSentAgain(t *testing.T) {
+	l := newLab(t)
+	client := l.host(macC, true, "192.0.2.3/24")
+	source := l.takeOver(l.host(macA, true, "192.0.2.1/24"))
+	target := l.run(l.host(macB, false, "192.0.2.1/24"), source.identity, Options{Silent: true})
+	target.gates.Hold()
+	g := newGuest(t, source, 80)
+	conn := l.dial(client, "192.0.2.1:80")
+	for g.ep == nil {
+		g.accept()
+	}
+	source.gates.Hold()
+	if !g.send() {
+		t.Fatal("the guest could not send")
+	}
+	Quiesce(source.stack.Stack, source.gates)
+	data := g.save(t, source)
+	source.gates.Discard()
+	if err := target.gates.Announce(); err != nil {
+		t.Fatal(err)
+	}
+	g.load(t, target, data)
+	if n := Rearm(target.stack.Stack, target.gates); n != 1 {
+		t.Errorf("rearmed %d connections, want 1", n)
+	}
+	Resume(target.stack.Stack, target.gates)
+	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(&pattern{}, conn, int64(g.out.offset)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestHostSegmentationWithoutTheHost keeps a sandbox's segmentation mode on an
 // interface that has it off.
 func TestHostSegmentationWithoutTheHost(t *testing.T) {
@@ -357,8 +410,9 @@ func TestResetReachesThePeer(t *testing.T) {
 	g := newGuest(t, source, 80)
 	conn := l.dial(client, "192.0.2.1:80")
 	for g.ep == nil {
-		g.step()
+		g.accept()
 	}
+	g.send()
 	if _, err := io.ReadFull(conn, make([]byte, g.out.offset)); err != nil {
 		t.Fatal(err)
 	}

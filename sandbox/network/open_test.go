@@ -90,7 +90,7 @@ func TestTakeoverAndUndo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !l.answers(client, "192.0.2.1") {
+	if !l.answers(client, "192.0.2.1", patient) {
 		t.Fatal("the host's stack does not answer before the takeover")
 	}
 	takeover, err := Open(h.ns, before, Options{Channels: 2})
@@ -100,7 +100,7 @@ func TestTakeoverAndUndo(t *testing.T) {
 	if len(takeover.Files) != 2 {
 		t.Errorf("%d packet sockets, want 2", len(takeover.Files))
 	}
-	if l.answers(client, "192.0.2.1") {
+	if l.answers(client, "192.0.2.1", impatient) {
 		t.Error("the host's stack still answers for the address")
 	}
 	if after, err := Probe(h.ns); err != nil || len(after.Links) != 1 || len(after.Links[0].Addresses) != 0 || len(after.Routes) != 0 {
@@ -132,7 +132,7 @@ func TestTakeoverAndUndo(t *testing.T) {
 	if d := cmp.Diff(before, after, compareAddrs); d != "" {
 		t.Errorf("the undo left a difference (-before +after):\n%s", d)
 	}
-	if !l.answers(client, "192.0.2.1") {
+	if !l.answers(client, "192.0.2.1", patient) {
 		t.Error("the host's stack does not answer after the undo")
 	}
 }
@@ -210,7 +210,7 @@ func TestSilentTargetSaysNothing(t *testing.T) {
 	n := l.run(twin, id, Options{Silent: true})
 	n.gates.Hold()
 	// A broadcast, so that the twin has something to answer.
-	if !l.answers(client, "192.0.2.1") {
+	if !l.answers(client, "192.0.2.1", patient) {
 		t.Error("the source's host stack stopped answering")
 	}
 	if got := tap.count(300 * time.Millisecond); got != 0 {

@@ -9,7 +9,6 @@ import (
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
@@ -85,34 +84,7 @@ func nextHop(ctx context.Context, route *stack.Route) (tcpip.LinkAddress, error)
 
 // resetSegment is the IP packet of a reset to c's peer.
 func resetSegment(c Connection, sequence uint32) []byte {
-	src, dst := tcpipAddr(c.Local.Addr()), tcpipAddr(c.Remote.Addr())
-	networkBytes := header.IPv6MinimumSize
-	if c.Local.Addr().Is4() {
-		networkBytes = header.IPv4MinimumSize
-	}
-	packet := make([]byte, networkBytes+header.TCPMinimumSize)
-	segment := header.TCP(packet[networkBytes:])
-	segment.Encode(&header.TCPFields{
-		SrcPort:    c.Local.Port(),
-		DstPort:    c.Remote.Port(),
-		SeqNum:     sequence,
-		AckNum:     c.ReceiveNext,
-		DataOffset: header.TCPMinimumSize,
-		Flags:      header.TCPFlagRst | header.TCPFlagAck,
-	})
-	pseudo := header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, header.TCPMinimumSize)
-	segment.SetChecksum(^checksum.Checksum(segment, pseudo))
-	if networkBytes == header.IPv6MinimumSize {
-		header.IPv6(packet).Encode(&header.IPv6Fields{
-			PayloadLength: header.TCPMinimumSize, TransportProtocol: header.TCPProtocolNumber,
-			HopLimit: 64, SrcAddr: src, DstAddr: dst,
-		})
-		return packet
-	}
-	ip := header.IPv4(packet)
-	ip.Encode(&header.IPv4Fields{
-		TotalLength: uint16(len(packet)), TTL: 64, Protocol: uint8(header.TCPProtocolNumber), SrcAddr: src, DstAddr: dst,
-	})
-	ip.SetChecksum(^ip.CalculateChecksum())
-	return packet
+	return tcpPacket(c.Local, c.Remote, header.TCPFields{
+		SeqNum: sequence, AckNum: c.ReceiveNext, Flags: header.TCPFlagRst | header.TCPFlagAck,
+	}, nil)
 }

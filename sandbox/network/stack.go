@@ -71,7 +71,8 @@ type StackCreator struct {
 }
 
 // NewStackCreator returns a creator whose stacks use the given clock and ids;
-// both are part of the kernel and are saved with it.
+// both are part of the kernel and are saved with it. The clock should be that of
+// the root stack (Stack.Clock), so that Quiesce stops the inner ones too.
 func NewStackCreator(clock tcpip.Clock, ids uniqueid.Provider) *StackCreator {
 	return &StackCreator{clock: clock, ids: ids}
 }
