@@ -1,0 +1,130 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
+)
+
+// Errors that only the command line knows.
+var (
+	errUsage       = errors.New("wrong usage")
+	errInterrupted = errors.New("interrupted")
+	errUnfit       = errors.New("this host lacks what sandboxes need")
+)
+
+// usageError says what is wrong with the command line.
+func usageError(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errUsage, fmt.Sprintf(format, args...))
+}
+
+// exitStatus is the status of a process inside, on its way to becoming ours.
+// It is not a failure of ours, and nothing is printed.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// ownFailure is the exit status of run, exec and wait where sbxmigrate itself
+// failed: those three exit with the status of a process inside otherwise.
+const ownFailure = 255
+
+// An errorClass is how one kind of error is shown.
+type errorClass struct {
+	is      func(error) bool
+	code    string // stable: never reused, whatever the message says
+	status  int    // exit status
+	meaning string
+	hint    string // what to do next; empty where the message says it
+}
+
+// errorClasses is the switch from errors to codes and exit statuses: the first
+// class that matches counts. docs/errors.md shows the same table.
+func errorClasses() []errorClass {
+	return []errorClass{
+		{is(errUsage), "usage", 2, "the command line cannot be understood", "see --help"},
+		{is(errInterrupted), "interrupted", 130, "a signal ended the command; it cleaned up", ""},
+		{is(sandbox.ErrBadID), "bad-id", 2, "the ID cannot name a sandbox", ""},
+		{is(sandbox.ErrNotFound), "not-found", 3, "no sandbox has this ID here", "see the list command; another --root has other sandboxes"},
+		{is(sandbox.ErrExists), "exists", 4, "the ID is taken", ""},
+		{is(sandbox.ErrState), "wrong-state", 5, "the sandbox is in another state than the command needs", ""},
+		{is(control.ErrTimeout), "timeout", 8, "the sandbox is there and did not answer in time", "its kernel may be stuck; kill ID KILL and delete --force work even then"},
+		{is(control.ErrUnreachable), "unreachable", 8, "the sandbox process does not answer, or is gone", "see its log: sbxmigrate logs ID"},
+		{is(sandbox.ErrBundle), "bad-bundle", 6, "the bundle cannot be run as it is", ""},
+		{is(sandbox.ErrBoot), "boot", 7, "the sandbox process did not come up", "see what this host lacks: sbxmigrate doctor"},
+		{isRemote, "refused-inside", 9, "the sandbox's kernel refused the request", ""},
+		{is(errUnfit), "unfit-host", 10, "doctor found something essential missing", ""},
+		{is(fs.ErrPermission), "permission", 11, "the host forbids what the command needs", "run it as root"},
+		{anyError, "failed", 1, "anything else; the message says what", ""},
+	}
+}
+
+func is(target error) func(error) bool {
+	return func(err error) bool { return errors.Is(err, target) }
+}
+
+func isRemote(err error) bool {
+	var remote *control.RemoteError
+	return errors.As(err, &remote)
+}
+
+func anyError(error) bool { return true }
+
+// classify finds err's class.
+func classify(err error) errorClass {
+	for _, class := range errorClasses() {
+		if class.is(err) {
+			return class
+		}
+	}
+	panic("the last class matches every error")
+}
+
+// finish reports how a command ended and returns the status to exit with.
+func (c *cli) finish(cmd *cobra.Command, err error) int {
+	defer c.closeLog()
+	var status exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	}
+	class := classify(err)
+	c.showError(err, class, asksJSON(cmd))
+	if cmd.Annotations[annotationStatus] == passesStatus {
+		return ownFailure
+	}
+	return class.status
+}
+
+func asksJSON(cmd *cobra.Command) bool {
+	flag := cmd.Flags().Lookup("json")
+	return flag != nil && flag.Value.String() == "true"
+}
+
+// Commands annotated so exit with the status of a process inside.
+const (
+	annotationStatus = "status"
+	passesStatus     = "passes"
+)
+
+func passStatus() map[string]string { return map[string]string{annotationStatus: passesStatus} }
+
+// exitStatusTemplate follows every command's help.
+func exitStatusTemplate() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nExit status:\n{{if eq (index .Annotations %q) %q}}", annotationStatus, passesStatus)
+	fmt.Fprintf(&b, "    N  that of the process inside, 128+N after signal N\n  %3d  sbxmigrate itself failed\n", ownFailure)
+	b.WriteString("{{else}}    0  done\n")
+	for _, class := range errorClasses() {
+		fmt.Fprintf(&b, "  %3d  %s: %s\n", class.status, class.code, class.meaning)
+	}
+	b.WriteString("{{end}}")
+	return b.String()
+}

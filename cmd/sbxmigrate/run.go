@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+)
+
+type runOptions struct {
+	launchOptions
+	keep bool
+}
+
+func (o *runOptions) addFlags(f *pflag.FlagSet) {
+	o.launchOptions.addFlags(f)
+	o.addDetachFlag(f)
+	f.BoolVar(&o.keep, "keep", false, "do not delete the sandbox when its container has ended")
+}
+
+func newRunCommand(c *cli) *cobra.Command {
+	var opts runOptions
+	cmd := &cobra.Command{
+		Use:   "run [flags] ID",
+		Short: "Create and start a sandbox; in the foreground, wait for its end and delete it",
+		Long: `Create a sandbox from a bundle and start it.
+
+In the foreground the container has our standard streams, or our terminal if
+its config.json asks for one; signals are passed on to it; and the sandbox is
+deleted when the container has ended.`,
+		Example: `  sbxmigrate run --bundle ./shell shell
+  sbxmigrate run --detach --bundle ./redis redis >redis.log 2>&1`,
+		Args:        idArg(),
+		Annotations: passStatus(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runRun(cmd.Context(), c, opts, args[0])
+		},
+	}
+	opts.addFlags(cmd.Flags())
+	return cmd
+}
+
+func runRun(ctx context.Context, c *cli, opts runOptions, id string) error {
+	ctx, signals := catchSignals(ctx)
+	defer signals.stop()
+	bundle, err := sandbox.LoadBundle(opts.bundle)
+	if err != nil {
+		return err
+	}
+	s, st, err := c.launch(ctx, id, bundle, opts.launchOptions)
+	if err != nil {
+		return err
+	}
+	defer st.close()
+	// Once there is a sandbox, an interrupted command still cleans it up.
+	cleanup := context.WithoutCancel(ctx)
+	if err := s.Start(ctx); err != nil {
+		return errors.Join(interruption(ctx, err), s.Delete(cleanup, true))
+	}
+	if opts.detach {
+		return nil
+	}
+	return c.follow(ctx, s, st, signals, opts.keep)
+}
+
+// follow stays with a started container until it has ended, and deletes it.
+func (c *cli) follow(ctx context.Context, s *sandbox.Sandbox, st *streams, signals *signalCatcher, keep bool) error {
+	cleanup := context.WithoutCancel(ctx)
+	signals.forward(func(signal unix.Signal) {
+		if err := s.Signal(cleanup, signal, false); err != nil && !errors.Is(err, sandbox.ErrState) {
+			c.warn(err.Error())
+		}
+	})
+	if ctx.Err() != nil { // the signal came before there was anybody to pass it to
+		return errors.Join(context.Cause(ctx), s.Delete(cleanup, true))
+	}
+	status, err := s.Wait(cleanup)
+	st.finish()
+	if !keep {
+		err = errors.Join(err, s.Delete(cleanup, true))
+	}
+	if err != nil {
+		return err
+	}
+	return exitStatus(status)
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+)
+
+// A stand-in is a process on the host for a process inside a sandbox.
+//
+// It leads the session of the terminal that the process inside has, since the
+// host sends a terminal's signals (ctrl-C, ctrl-\, ctrl-Z, a new window size, a
+// hang-up) to a session of its own and knows nothing of the one inside. It
+// passes on what it receives, and exits with the status of the process inside,
+// so that its PID can stand in a pid file and its parent can collect it.
+//
+// It ends when the process inside has ended and the command that started it has
+// let go of it: its end hangs the terminal up, and what has not been read by
+// then is lost.
+type standIn struct {
+	cmd    *exec.Cmd
+	ready  *os.File // says standInReady once it would survive a signal
+	assign *os.File // takes the PID inside, once; closed to let go
+}
+
+const standInCommand = "stand-in"
+
+// Descriptors of a stand-in, after its streams.
+const (
+	standInReadyFD  = 3
+	standInAssignFD = 4
+)
+
+const standInReady = "ready"
+
+// containerPID stands for the container's first process.
+const containerPID int32 = 0
+
+// startStandIn starts a stand-in for a process of the sandbox id, which need not
+// exist yet. terminal is the slave end, nil if there is none; the caller keeps
+// it. The caller calls letGo or collect.
+func (c *cli) startStandIn(id string, terminal *os.File) (*standIn, error) {
+	ready, readyChild, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer readyChild.Close()
+	assignChild, assign, err := os.Pipe()
+	if err != nil {
+		ready.Close()
+		return nil, err
+	}
+	defer assignChild.Close()
+	s := &standIn{ready: ready, assign: assign, cmd: exec.Command("/proc/self/exe", "--root", c.root, standInCommand, id)}
+	s.cmd.Args[0] = "sbxmigrate"
+	s.cmd.Env = []string{}
+	s.cmd.ExtraFiles = []*os.File{readyChild, assignChild}
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if terminal != nil {
+		s.cmd.Stdin = terminal
+		s.cmd.SysProcAttr.Setctty = true // Ctty 0 is its stdin
+	}
+	if err := s.cmd.Start(); err != nil {
+		s.letGo()
+		return nil, fmt.Errorf("start stand-in: %w", err)
+	}
+	return s, nil
+}
+
+// assignTo says whom the stand-in stands for. When it returns, the stand-in
+// passes signals on.
+func (s *standIn) assignTo(pid int32) error {
+	if said, err := io.ReadAll(s.ready); err != nil || string(said) != standInReady {
+		return errors.New("start stand-in: it ended without a word")
+	}
+	if _, err := fmt.Fprintf(s.assign, "%d\n", pid); err != nil {
+		return fmt.Errorf("assign stand-in: %w", err)
+	}
+	return nil
+}
+
+func (s *standIn) pid() int { return s.cmd.Process.Pid }
+
+// letGo leaves the stand-in to itself. One that was not assigned ends.
+func (s *standIn) letGo() {
+	s.ready.Close()
+	s.assign.Close()
+}
+
+// collect lets go of the stand-in and waits for its end.
+func (s *standIn) collect() {
+	s.letGo()
+	s.cmd.Wait()
+}
+
+func newStandInCommand(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:         standInCommand + " ID",
+		Short:       "Stand on the host for a process inside (internal)",
+		Hidden:      true,
+		Args:        idArg(),
+		Annotations: passStatus(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runStandIn(cmd.Context(), c, args[0])
+		},
+	}
+}
+
+func runStandIn(ctx context.Context, c *cli, id string) error {
+	caught := make(chan os.Signal, 32)
+	signal.Notify(caught, append([]os.Signal{unix.SIGWINCH, unix.SIGTSTP, unix.SIGPIPE}, forwarded...)...)
+	_, err := unix.IoctlGetTermios(0, unix.TCGETS)
+	terminal := err == nil
+	// The terminal stays ours as the leader of its session. An open descriptor
+	// would keep its other end from noticing that the process inside is gone.
+	if err := nullStdin(); err != nil {
+		return err
+	}
+	ready := os.NewFile(standInReadyFD, "ready")
+	if _, err := ready.WriteString(standInReady); err != nil {
+		return err
+	}
+	ready.Close()
+	assign := os.NewFile(standInAssignFD, "assign")
+	defer assign.Close()
+	pid, err := readAssignment(assign)
+	if err != nil {
+		return err
+	}
+	s, err := c.open(id)
+	if err != nil {
+		return err
+	}
+	go passOn(ctx, s, pid, terminal, caught)
+	status, err := waitFor(ctx, s, pid)
+	io.Copy(io.Discard, assign) // until it is let go
+	if err != nil {
+		return err
+	}
+	return exitStatus(status)
+}
+
+func nullStdin() error {
+	null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(null)
+	return unix.Dup3(null, 0, 0)
+}
+
+// readAssignment reads the one line that assignTo writes.
+func readAssignment(r io.Reader) (int32, error) {
+	line, err := bufio.NewReaderSize(io.LimitReader(r, maxAssignment), maxAssignment).ReadString('\n')
+	if err != nil {
+		return 0, errors.New("stand-in was assigned to nobody")
+	}
+	pid, err := strconv.ParseInt(strings.TrimSpace(line), 10, 32)
+	return int32(pid), err
+}
+
+// maxAssignment bounds the line that assigns a stand-in.
+const maxAssignment = 32
+
+// passOn passes the signals of a terminal to its foreground process group
+// inside, and others to the process. It does not end.
+func passOn(ctx context.Context, s *sandbox.Sandbox, pid int32, terminal bool, caught <-chan os.Signal) {
+	for sig := range caught {
+		number := sig.(unix.Signal)
+		foreground := false
+		switch number {
+		case unix.SIGPIPE:
+			continue
+		case unix.SIGINT, unix.SIGQUIT, unix.SIGTSTP, unix.SIGWINCH, unix.SIGHUP:
+			foreground = terminal
+		}
+		// The process may be gone, and the sandbox's kernel may be stuck; nobody
+		// is there to be told.
+		_ = s.SignalProcess(ctx, pid, number, foreground)
+	}
+}
+
+// waitFor blocks until a process inside has ended, containerPID for the
+// container, and returns its exit status.
+func waitFor(ctx context.Context, s *sandbox.Sandbox, pid int32) (int, error) {
+	if pid == containerPID {
+		return s.Wait(ctx)
+	}
+	return s.WaitProcess(ctx, pid)
+}

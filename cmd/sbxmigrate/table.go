@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/pflag"
+)
+
+// tableOptions choose between a table for people and JSON for programs.
+type tableOptions struct {
+	format string
+	json   bool
+}
+
+const (
+	formatTable = "table"
+	formatJSON  = "json"
+)
+
+// addFlags adds --json, and runc's --format where withFormat is set.
+func (o *tableOptions) addFlags(f *pflag.FlagSet, withFormat bool) {
+	o.format = formatTable
+	f.BoolVar(&o.json, "json", false, "print JSON, errors included")
+	if withFormat {
+		f.StringVarP(&o.format, "format", "f", formatTable, "`how` to print: table or json, as runc does")
+	}
+}
+
+func (o *tableOptions) check() error {
+	if o.format != formatTable && o.format != formatJSON {
+		return usageError("--format is %q, want table or json", o.format)
+	}
+	return nil
+}
+
+// printTable prints rows under a heading. Cells are separated by tabs and may
+// come from inside a sandbox: what could move a terminal's cursor is escaped.
+func printTable(w io.Writer, heading string, rows []string) error {
+	table := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	for _, row := range append([]string{heading}, rows...) {
+		if _, err := fmt.Fprintln(table, printable(row)); err != nil {
+			return err
+		}
+	}
+	return table.Flush()
+}
+
+// printable escapes control characters except the tab.
+func printable(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if r != '\t' && (r < ' ' || r >= 0x7f && r < 0xa0) {
+			fmt.Fprintf(&b, `\x%02x`, r)
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
