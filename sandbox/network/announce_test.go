@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 // The frames are written out by hand from RFC 5227, RFC 4861 and RFC 2464.
@@ -105,5 +104,3 @@ func TestSurvival(t *testing.T) {
 		}
 	}
 }
-
-var _ stack.NetworkDispatcher = (*recorder)(nil)

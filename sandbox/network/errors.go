@@ -14,9 +14,6 @@ var (
 	// in the namespace.
 	ErrLinkMissing = errors.New("interface not found in the network namespace")
 
-	// ErrGateOpen is returned by operations that need a shut gate.
-	ErrGateOpen = errors.New("network gate is open")
-
 	// ErrInvalidFrame is returned for a frame that cannot be injected.
 	ErrInvalidFrame = errors.New("invalid network frame")
 )
