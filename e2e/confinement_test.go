@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -35,6 +37,9 @@ const (
 
 // What the sandbox and the gofer may hold open: nothing that has a name on the host, besides the null device and what stdio was given.
 var harmlessDescriptor = regexp.MustCompile(`^(socket:|pipe:|anon_inode:|/memfd:|/dev/null|/dev/pts/|/proc/\d+/ns/|net:|mnt:|user:|pid:)`)
+
+// What a gofer serves, by the name that it has in the gofer's own root: a number for each mount.
+var servedDescriptor = regexp.MustCompile(`^/(\d+(/.*)?)?$`)
 
 // confinement is how a process looks from outside.
 type confinement struct {
@@ -137,14 +142,37 @@ func checkProcess(t *testing.T, h *host, c confinement, mayHave uint64, namespac
 	if err != nil {
 		t.Fatal(err)
 	}
-	stdio := []string{h.path("confined.log")}
+	own := []string{
+		h.path("confined.log"),                            // stdio, as it was given
+		filepath.Join(h.state, "confined", "sandbox.log"), // what the process itself has to say
+		filepath.Join(h.state, "confined", "exit.json"),   // how the container ended
+	}
 	for _, entry := range entries {
 		target := c.link("fd", entry.Name())
-		served := c.role == "gofer" && (target == "/" || strings.HasPrefix(target, h.path("rootfs")) || strings.HasPrefix(target, h.path("data")))
-		// The sandbox may have what a gofer gave it: the root of a read-only mount.
-		donated := c.role == "sandbox" && strings.HasPrefix(target, h.path("rootfs"))
-		if !harmlessDescriptor.MatchString(target) && !slices.Contains(stdio, target) && !served && !donated {
+		switch {
+		case harmlessDescriptor.MatchString(target), slices.Contains(own, target):
+		case servedDescriptor.MatchString(target):
+			// The rootfs is read-only, so that what the gofer hands to the sandbox must be.
+			if c.role == "sandbox" && !c.readOnly(entry.Name()) {
+				t.Errorf("%s may write through descriptor %s: %s", name, entry.Name(), target)
+			}
+		default:
 			t.Errorf("%s has descriptor %s: %s", name, entry.Name(), target)
 		}
 	}
+}
+
+// readOnly says whether a descriptor was opened for reading only, or for its name alone.
+func (p process) readOnly(fd string) bool {
+	content, err := os.ReadFile(p.file("fdinfo", fd))
+	if err != nil {
+		return true // closed by now
+	}
+	for line := range strings.Lines(string(content)) {
+		if value, ok := strings.CutPrefix(line, "flags:"); ok {
+			flags, err := strconv.ParseUint(strings.TrimSpace(value), 8, 64)
+			return err == nil && (flags&syscall.O_ACCMODE == syscall.O_RDONLY)
+		}
+	}
+	return false
 }
