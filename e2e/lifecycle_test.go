@@ -120,3 +120,24 @@ func TestRefusedBundles(t *testing.T) {
 		})
 	}
 }
+
+// exec tells the exit status of processes that end before anybody can wait for them, and of those that a signal ends.
+func TestExecOfShortProcesses(t *testing.T) {
+	h := newHost(t)
+	root := dataDir(t)
+	if err := guest.WriteBusyboxRoot(root); err != nil {
+		t.Fatal(err)
+	}
+	h.run("short", h.bundle("short", guest.Bundle{Root: root, Args: []string{"/bin/sleep", "1000"}}))
+	for i := range 25 {
+		if r := h.try("exec", "short", "/bin/true"); r.code != 0 {
+			t.Errorf("true, the %dth time: %v", i, r)
+		}
+		if r := h.try("exec", "short", "/bin/sh", "-c", "exit "+strconv.Itoa(i)); r.code != i {
+			t.Errorf("exit %d: %v", i, r)
+		}
+	}
+	if r := h.try("exec", "short", "/bin/sh", "-c", "kill -9 $$"); r.code != 128+9 {
+		t.Errorf("killed by signal 9: %v", r)
+	}
+}
