@@ -100,7 +100,7 @@ func (s *streams) attach(pid int32, o streamOptions) (err error) {
 	if s.standIn == nil {
 		return nil
 	}
-	if err := s.standIn.assignTo(pid); err != nil {
+	if err := s.standIn.assignTo(pid, o.detach); err != nil {
 		return err
 	}
 	if s.console != nil && o.consoleSocket == "" {

@@ -1,16 +1,14 @@
 package main
 
 import (
-	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -27,9 +25,10 @@ import (
 // passes on what it receives, and exits with the status of the process inside,
 // so that its PID can stand in a pid file and its parent can collect it.
 //
-// It ends when the process inside has ended and the command that started it has
-// let go of it: its end hangs the terminal up, and what has not been read by
-// then is lost.
+// Beside a foreground command it ends when the command lets go of it, which is
+// after the last output: the end of a session's leader hangs the terminal up, and
+// what has not been read by then is lost. Without one it ends with the process
+// inside.
 type standIn struct {
 	cmd    *exec.Cmd
 	ready  *os.File // says standInReady once it would survive a signal
@@ -81,20 +80,29 @@ func (c *cli) startStandIn(id string, terminal *os.File) (*standIn, error) {
 }
 
 // assignTo says whom the stand-in stands for. When it returns, the stand-in
-// passes signals on.
-func (s *standIn) assignTo(pid int32) error {
+// passes signals on. alone says that it is to go on by itself.
+func (s *standIn) assignTo(pid int32, alone bool) error {
 	if said, err := io.ReadAll(s.ready); err != nil || string(said) != standInReady {
 		return errors.New("start stand-in: it ended without a word")
 	}
-	if _, err := fmt.Fprintf(s.assign, "%d\n", pid); err != nil {
+	if err := json.NewEncoder(s.assign).Encode(assignment{pid, alone}); err != nil {
 		return fmt.Errorf("assign stand-in: %w", err)
 	}
 	return nil
 }
 
+// An assignment is what a stand-in is told.
+type assignment struct {
+	PID   int32 `json:"pid"` // inside
+	Alone bool  `json:"alone"`
+}
+
+// maxAssignmentBytes bounds it.
+const maxAssignmentBytes = 128
+
 func (s *standIn) pid() int { return s.cmd.Process.Pid }
 
-// letGo leaves the stand-in to itself. One that was not assigned ends.
+// letGo ends a stand-in, unless it goes on alone.
 func (s *standIn) letGo() {
 	s.ready.Close()
 	s.assign.Close()
@@ -136,17 +144,21 @@ func runStandIn(ctx context.Context, c *cli, id string) error {
 	ready.Close()
 	assign := os.NewFile(standInAssignFD, "assign")
 	defer assign.Close()
-	pid, err := readAssignment(assign)
-	if err != nil {
-		return err
+	var told assignment
+	decoder := json.NewDecoder(io.LimitReader(assign, maxAssignmentBytes))
+	if err := decoder.Decode(&told); err != nil {
+		return fmt.Errorf("stand-in was assigned to nobody: %w", err)
 	}
 	s, err := c.open(id)
 	if err != nil {
 		return err
 	}
-	go passOn(ctx, s, pid, terminal, caught)
-	status, err := waitFor(ctx, s, pid)
-	io.Copy(io.Discard, assign) // until it is let go
+	go passOn(ctx, s, told.PID, terminal, caught)
+	if !told.Alone {
+		_, err := io.Copy(io.Discard, assign) // ends when it is let go of
+		return err
+	}
+	status, err := waitFor(ctx, s, told.PID)
 	if err != nil {
 		return err
 	}
@@ -161,19 +173,6 @@ func nullStdin() error {
 	defer unix.Close(null)
 	return unix.Dup3(null, 0, 0)
 }
-
-// readAssignment reads the one line that assignTo writes.
-func readAssignment(r io.Reader) (int32, error) {
-	line, err := bufio.NewReaderSize(io.LimitReader(r, maxAssignment), maxAssignment).ReadString('\n')
-	if err != nil {
-		return 0, errors.New("stand-in was assigned to nobody")
-	}
-	pid, err := strconv.ParseInt(strings.TrimSpace(line), 10, 32)
-	return int32(pid), err
-}
-
-// maxAssignment bounds the line that assigns a stand-in.
-const maxAssignment = 32
 
 // passOn passes the signals of a terminal to its foreground process group
 // inside, and others to the process. It does not end.
