@@ -86,15 +86,15 @@ func (a *addressSpace) MapFile(addr hostarch.Addr, f memmap.File, fr memmap.File
 		err = a.AddressSpace.MapFile(addr, f, fr, at, precommit)
 	}
 	a.generation.Add(1)
+	if ours && armed {
+		a.tracker.markMapping(e)
+	}
 	if err != nil {
 		// The old mappings may be there or not: they stay in the table.
 		return err
 	}
 	a.forget(span{e.start, e.end}, armed)
 	if ours {
-		if armed {
-			a.tracker.markMapping(e)
-		}
 		a.table.insert(e)
 	}
 	return nil

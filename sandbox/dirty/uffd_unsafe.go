@@ -128,3 +128,8 @@ func unmap(addr, length uintptr) error {
 	}
 	return nil
 }
+
+// addressOf returns where b is.
+func addressOf(b []byte) uintptr {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+}
