@@ -1,0 +1,39 @@
+// Package migrate moves a running sandbox to another host.
+//
+// It owns the phases of a migration on both sides (Machine), what is reported about it (Report), and what is told while
+// it goes on (Event). Its parts have packages of their own:
+//
+//	attempt      the identity of one try, and how it stands
+//	wire         messages and frames between the hosts
+//	hostkey      who the other host is
+//	journal      who owns the sandbox, durably, and what to do after a crash
+//	convergence  when pre-copy stops
+//	agent        the listener that receives
+//
+// Data in: a running sandbox, a peer, a budget. Data out: the sandbox running there, or running on here as if nothing had
+// happened, and a Report.
+//
+// # Phases
+//
+//	             source                              target
+//	plan         hello, plan, findings               preflight, standby starts
+//	rounds       pages, while the sandbox runs       pages placed
+//	pause        tasks pause, gate shuts             announces itself, queues packets
+//	state        kernel state is encoded and sent    … and decoded
+//	residual     last pages, lists, digests          … and placed
+//	load         waits                               loads, verifies: prepared
+//	start        journal, commit, waits              journal, starts
+//	announce     hears that it runs                  opens its gate
+//	fetch        serves missing pages                fetches them (post-copy only)
+//	done         destroys its copy                   —
+//
+// A migration can be aborted up to and including load. From start on it is handed over: it ends done, taken back (the
+// target durably refused), or unresolved (only package journal knows, and perhaps an operator).
+//
+// # Invariants
+//
+// A phase follows another only as the table in phase.go allows. Each moment of a migration belongs to exactly one phase,
+// so the times of the phases sum to the total, to the nanosecond.
+//
+// Machine is safe for concurrent use; its mutex is taken alone.
+package migrate

@@ -1,0 +1,17 @@
+package migrate
+
+import "fmt"
+
+// PhaseError is a step that the phases do not allow: a fault in the program or a message out of place. Nothing has
+// changed.
+type PhaseError struct {
+	Role     Role
+	From, To Phase
+}
+
+// Code is the error's stable code.
+func (e *PhaseError) Code() string { return "phase_order" }
+
+func (e *PhaseError) Error() string {
+	return fmt.Sprintf("%s cannot go from phase %s to %s", e.Role, e.From, e.To)
+}
