@@ -3,6 +3,7 @@ package dirty
 import (
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/hostarch"
@@ -263,10 +264,12 @@ func TestConcurrentWriters(t *testing.T) {
 	m := newModel(t, 3, Options{MinClusterBytes: pageSize, FaultsPerStep: 1000})
 	const writers = 4
 	shared := newFakeMM(m.tracker)
-	stop := make(chan struct{})
 	var wg sync.WaitGroup
+	var running atomic.Int32
+	running.Store(writers)
 	for i := range uint64(writers) {
 		wg.Go(func() {
+			defer running.Add(-1)
 			rng := rand.New(rand.NewPCG(i, 1))
 			// Two threads share an address space, the others have their own and
 			// share pages.
@@ -274,12 +277,7 @@ func TestConcurrentWriters(t *testing.T) {
 			if i < 2 {
 				mm.space = shared.space
 			}
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+			for range 5000 {
 				addr := 64*i + rng.Uint64N(64)
 				switch rng.IntN(20) {
 				case 0:
@@ -296,7 +294,7 @@ func TestConcurrentWriters(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.sendAll()
-	for range 300 {
+	for running.Load() > 0 {
 		set, _, err := m.tracker.Collect()
 		if err != nil {
 			t.Error(err)
@@ -304,7 +302,6 @@ func TestConcurrentWriters(t *testing.T) {
 		}
 		m.send(set)
 	}
-	close(stop)
 	wg.Wait()
 	set, _, err := m.tracker.CollectLast()
 	if err != nil {
