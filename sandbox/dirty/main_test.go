@@ -9,5 +9,8 @@ import (
 
 func TestMain(m *testing.M) {
 	cpuid.Initialize()
+	if argument := os.Getenv(tortureVariable); argument != "" {
+		os.Exit(tortureMain(argument))
+	}
 	os.Exit(m.Run())
 }
