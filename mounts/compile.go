@@ -103,6 +103,7 @@ func (c *compiler) root() (Mount, bool) {
 	root.Overlay = !root.Flags.ReadOnly && c.opts.Overlay != OverlayNone
 	root.Source = c.absolute(c.spec.Root.Path)
 	if !filepath.IsAbs(root.Source) {
+		root.Source = ""
 		c.refuse(CodeRoot, "/", fmt.Sprintf("relative root.path %q without a bundle", c.spec.Root.Path), "an absolute path", remedy)
 		return root, false
 	}

@@ -11,15 +11,15 @@
 // # Resolving
 //
 // Resolve holds the saved environment against this host's, entry by entry, by
-// container, filesystem, device and destination. ResolveBundles does so from
-// bundles, so that what is wrong with a bundle is found in the same go. Both
-// return a Resolution, which has a host path for each mount that a gofer must
-// serve, and Findings: every difference at once, each with a code, both sides,
-// the nearest candidate and a remedy. A restore goes ahead exactly where
-// Findings.Refuses says no; a plan prints the same answer and starts nothing.
+// container, filesystem, device and destination, and takes in what is wrong with
+// the bundles that this host's was compiled from. It returns a Resolution, which
+// has a host path for each mount that a gofer must serve, and Findings: every
+// difference at once, each with a code, both sides, the nearest candidate and a
+// remedy. A restore goes ahead exactly where Findings.Refuses says no; a plan
+// prints the same answer and starts nothing.
 //
-//	in:  saved environment, this host's, policy, --map
-//	out: Resolution, Findings
+//	in:  saved environment, this host's, --map; of the host, what sources are
+//	out: Resolution, Findings, each with the policies under which it refuses
 //
 // # Consuming
 //

@@ -55,6 +55,7 @@ const (
 	CodeSourceUnusable   Code = "E_ENV_SOURCE_UNUSABLE"   // the source cannot be served
 	CodeContent          Code = "E_ENV_CONTENT"           // the source has other content
 	CodeMapUnused        Code = "E_ENV_MAP_UNUSED"        // --map names no saved mount
+	CodeBundle           Code = "E_ENV_BUNDLE"            // the bundle could not be read
 	CodeContainerMissing Code = "E_ENV_CONTAINER_MISSING" // a saved container has no bundle
 	CodeContainerExtra   Code = "E_ENV_CONTAINER_EXTRA"   // a bundle for a container that was not saved
 )
@@ -75,6 +76,7 @@ func Codes() map[Code]string {
 		CodeSourceUnusable:   "what is to back a saved mount cannot be served",
 		CodeContent:          "what is to back a saved mount has other content than it had when saved",
 		CodeMapUnused:        "--map names a destination that the saved sandbox has no files of the host on",
+		CodeBundle:           "the bundle's mounts could not be compiled",
 		CodeContainerMissing: "a container of the saved sandbox has no bundle",
 		CodeContainerExtra:   "there is a bundle for a container that the saved sandbox does not have",
 	}
