@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,20 +49,20 @@ type errorClass struct {
 // class that matches counts. docs/errors.md shows the same table.
 func errorClasses() []errorClass {
 	return []errorClass{
-		{is(errUsage), "usage", 2, "the command line cannot be understood", "see --help"},
-		{is(errInterrupted), "interrupted", 130, "a signal ended the command; it cleaned up", ""},
-		{is(sandbox.ErrBadID), "bad-id", 2, "the ID cannot name a sandbox", ""},
-		{is(sandbox.ErrNotFound), "not-found", 3, "no sandbox has this ID here", "see the list command; another --root has other sandboxes"},
-		{is(sandbox.ErrExists), "exists", 4, "the ID is taken", ""},
-		{is(sandbox.ErrState), "wrong-state", 5, "the sandbox is in another state than the command needs", ""},
-		{is(control.ErrTimeout), "timeout", 8, "the sandbox is there and did not answer in time", "its kernel may be stuck; kill ID KILL and delete --force work even then"},
-		{is(control.ErrUnreachable), "unreachable", 8, "the sandbox process does not answer, or is gone", "see its log: sbxmigrate logs ID"},
-		{is(sandbox.ErrBundle), "bad-bundle", 6, "the bundle cannot be run as it is", ""},
-		{is(sandbox.ErrBoot), "boot", 7, "the sandbox process did not come up", "see what this host lacks: sbxmigrate doctor"},
-		{isRemote, "refused-inside", 9, "the sandbox's kernel refused the request", ""},
-		{is(errUnfit), "unfit-host", 10, "doctor found something essential missing", ""},
-		{is(fs.ErrPermission), "permission", 11, "the host forbids what the command needs", "run it as root"},
-		{anyError, "failed", 1, "anything else; the message says what", ""},
+		{is(errUsage), "E_USAGE", 2, "the command line cannot be understood", "see --help"},
+		{is(errInterrupted), "E_INTERRUPTED", 130, "a signal ended the command; it cleaned up", ""},
+		{is(sandbox.ErrBadID), "E_ID", 2, "the ID cannot name a sandbox", ""},
+		{is(sandbox.ErrNotFound), "E_NOT_FOUND", 3, "no sandbox has this ID here", "see the list command; another --root has other sandboxes"},
+		{is(sandbox.ErrExists), "E_EXISTS", 4, "the ID is taken", ""},
+		{is(sandbox.ErrState), "E_STATE", 5, "the sandbox is in another state than the command needs", ""},
+		{is(control.ErrTimeout), "E_TIMEOUT", 8, "the sandbox is there and did not answer in time", "its kernel may be stuck; kill ID KILL and delete --force work even then"},
+		{is(control.ErrUnreachable), "E_UNREACHABLE", 8, "the sandbox process does not answer, or is gone", "see its log: sbxmigrate logs ID"},
+		{is(sandbox.ErrBundle), "E_BUNDLE", 6, "the bundle cannot be run as it is", ""},
+		{is(sandbox.ErrBoot), "E_BOOT", 7, "the sandbox process did not come up", "see what this host lacks: sbxmigrate doctor"},
+		{isRemote, "E_INSIDE", 9, "the sandbox's kernel refused the request", ""},
+		{is(errUnfit), "E_HOST", 10, "doctor found something essential missing", ""},
+		{is(fs.ErrPermission), "E_PERMISSION", 11, "the host forbids what the command needs", "run it as root"},
+		{anyError, "E_FAILED", 1, "anything else; the message says what", ""},
 	}
 }
 
@@ -122,7 +124,9 @@ func exitStatusTemplate() string {
 	fmt.Fprintf(&b, "\nExit status:\n{{if eq (index .Annotations %q) %q}}", annotationStatus, passesStatus)
 	fmt.Fprintf(&b, "    N  that of the process inside, 128+N after signal N\n  %3d  sbxmigrate itself failed\n", ownFailure)
 	b.WriteString("{{else}}    0  done\n")
-	for _, class := range errorClasses() {
+	classes := errorClasses()
+	slices.SortStableFunc(classes, func(a, b errorClass) int { return cmp.Compare(a.status, b.status) })
+	for _, class := range classes {
 		fmt.Fprintf(&b, "  %3d  %s: %s\n", class.status, class.code, class.meaning)
 	}
 	b.WriteString("{{end}}")

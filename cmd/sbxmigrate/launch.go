@@ -149,8 +149,8 @@ type launchOptions struct {
 func (o *launchOptions) addFlags(f *pflag.FlagSet) {
 	o.streamOptions.addFlags(f)
 	f.StringVarP(&o.bundle, "bundle", "b", ".", "`directory` with config.json and the root filesystem")
-	f.StringVar(&o.platform, "platform", "", "how guest code is run: systrap (default) or kvm")
-	f.StringVar(&o.overlay, "overlay", "", "which writable mounts get a writable layer in the sandbox's memory: none (default), root or all")
+	f.StringVar(&o.platform, "platform", "", "`how` guest code is run: systrap (default) or kvm")
+	f.StringVar(&o.overlay, "overlay", "", "`which` writable mounts get a writable layer in the sandbox's memory: none (default), root or all")
 	f.BoolVar(&o.lenient, "lenient", false, "leave mounts of unknown type out, with a warning")
 	addIgnoredFlags(f)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -47,7 +48,7 @@ func newRootCommand(c *cli) *cobra.Command {
 		Example: `  sbxmigrate run --bundle ./shell shell           run a bundle in the foreground
   sbxmigrate exec -t shell /bin/sh                a shell beside it
   sbxmigrate --root /run/other list               the sandboxes of another state directory`,
-		Version:       versionText(readVersion()),
+		Version:       strings.TrimSpace(versionText(readVersion())),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs, // RunE names the unknown command
@@ -63,9 +64,9 @@ func newRootCommand(c *cli) *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.root, "root", sandbox.DefaultRoot, "`directory` that holds the state of this host's sandboxes")
 	flags.StringVar(&c.logPath, "log", "", "append warnings and errors to this `file`")
-	flags.StringVar(&c.logFormat, "log-format", logFormatText, "format of the log, text or json")
+	flags.StringVar(&c.logFormat, "log-format", logFormatText, "`format` of the log, text or json")
 	flags.BoolVar(&c.debug, "debug", false, "log what the sandbox's kernel does (see the logs command)")
-	root.SetVersionTemplate("{{.Version}}")
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	root.SetUsageTemplate(root.UsageTemplate() + exitStatusTemplate())
 	root.SetOut(c.stdout)
@@ -87,7 +88,7 @@ func newRootCommand(c *cli) *cobra.Command {
 		newResumeCommand(c), newWaitCommand(c), newDeleteCommand(c), newUpdateCommand(c))
 	add(groupInside, newStateCommand(c), newListCommand(c), newPSCommand(c), newExecCommand(c), newEventsCommand(c),
 		newLogsCommand(c))
-	add(groupAbout, newDoctorCommand(c), newFeaturesCommand(c), newSpecCommand(c), newCompletionCommand(c),
+	add(groupAbout, newDoctorCommand(c), newMountsCommand(c), newFeaturesCommand(c), newSpecCommand(c), newCompletionCommand(c),
 		newVersionCommand(c))
 	root.AddCommand(newStandInCommand(c))
 	return root
