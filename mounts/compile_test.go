@@ -256,6 +256,26 @@ func TestCompileUnknownOptionIsNamed(t *testing.T) {
 	}
 }
 
+func TestCompileCgroups(t *testing.T) {
+	const cgroup = "/sys/fs/cgroup"
+	list := compile(t, specOf(specs.Mount{Destination: cgroup, Type: "cgroup", Options: []string{"ro", "nosuid", "size=1m"}}), Options{Bundle: newBundle(t)})
+	flags := Flags{ReadOnly: true, NoSUID: true}
+	if m := find(t, list, cgroup); m.Flags != flags || m.Data != "mode=755" || m.Device != "none" {
+		t.Errorf("parent is %+v", m)
+	}
+	if m := find(t, list, cgroup+"/memory"); m.Flags != flags || m.Data != "memory" || m.Device != "none" {
+		t.Errorf("controller is %+v", m)
+	}
+	if got, want := warningCodes(list), "W_MOUNT_OPTION_IGNORED:"+cgroup; got != want {
+		t.Errorf("warnings %q, want %q", got, want)
+	}
+	_, err := Compile(specOf(
+		specs.Mount{Destination: cgroup, Type: "cgroup"}, specs.Mount{Destination: cgroup + "/cpu", Type: "tmpfs"}), Options{Bundle: newBundle(t)})
+	if errs := AsErrors(err); len(errs) != 1 || errs[0].Code != CodeDuplicate {
+		t.Errorf("a second mount on a controller: %v", err)
+	}
+}
+
 func TestTmpDecision(t *testing.T) {
 	fill := func(dir string) error { return os.MkdirAll(filepath.Join(dir, "x"), 0o755) }
 	for _, test := range []struct {

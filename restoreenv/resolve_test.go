@@ -218,6 +218,16 @@ func TestSevenMistakesAreSevenFindings(t *testing.T) {
 	}
 }
 
+// What lies under a saved overlay is never written, whatever the bundle says.
+func TestOverlayIsServedReadOnly(t *testing.T) {
+	f := newFixture(t)
+	f.saved[container][mounts.FilesystemGofer][0].Overlay = true
+	resolution, findings := f.resolve()
+	if served := resolution.Gofer(container); len(findings) != 0 || !served[0].ReadOnly || served[1].ReadOnly {
+		t.Errorf("findings %v, served %+v", findings, served)
+	}
+}
+
 // A mapping stands for whatever the bundle says, or does not say, about a mount.
 func TestMapping(t *testing.T) {
 	for name, change := range map[string]func(f *fixture){
