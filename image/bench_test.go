@@ -1,17 +1,29 @@
 package image
 
 import (
+	"bytes"
+	"compress/flate"
 	"context"
+	"io"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// benchMiB is the memory of the benchmarks: half random, half like text.
-const benchMiB = 1024
+// benchBytes is the memory of the benchmarks: half random, half like text.
+func benchBytes() int {
+	if testing.Short() {
+		return 128 << 20
+	}
+	return 1 << 30
+}
 
 // newMemfd returns a sealed memory file with content, as a sandbox has.
 func newMemfd(tb testing.TB, content []byte) *os.File {
@@ -44,12 +56,39 @@ func textLike(r *rand.Rand, n int) []byte {
 
 func benchMemory() []byte {
 	seed := rand.NewChaCha8([32]byte{1})
-	memory := make([]byte, benchMiB<<20)
+	memory := make([]byte, benchBytes())
 	for at := 0; at < len(memory); at += 2 << 20 {
 		_, _ = seed.Read(memory[at : at+1<<20])
 		copy(memory[at+1<<20:at+2<<20], textLike(rand.New(seed), 1<<20))
 	}
 	return memory
+}
+
+// cpuTime returns what the process has used of all CPUs: the figure to compare on a machine that does other things too.
+func cpuTime(tb testing.TB) time.Duration {
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+func writeImage(tb testing.TB, store *Store, memory io.ReaderAt, options WriterOptions) {
+	tb.Helper()
+	w, err := store.NewWriter(context.Background(), options)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer w.Abort()
+	runs := []Run{{0, uint64(benchBytes() / PageBytes)}}
+	if err := w.AddFrom(context.Background(), 0, memory, runs); err != nil {
+		tb.Fatal(err)
+	}
+	config := testConfig()
+	config.Memory = []MemoryFile{{ID: 0, SizeBytes: uint64(benchBytes())}}
+	if _, err := w.Commit("latest", config); err != nil {
+		tb.Fatal(err)
+	}
 }
 
 func BenchmarkWrite(b *testing.B) {
@@ -64,79 +103,127 @@ func BenchmarkWrite(b *testing.B) {
 		{"zstd-sync", WriterOptions{}},
 	} {
 		b.Run(test.name, func(b *testing.B) {
-			b.SetBytes(benchMiB << 20)
-			var total int64
+			b.SetBytes(int64(benchBytes()))
+			var bytes int64
+			var cpu time.Duration
 			for b.Loop() {
 				b.StopTimer()
 				store, err := CreateStore(b.TempDir() + "/image")
 				if err != nil {
 					b.Fatal(err)
 				}
+				before := cpuTime(b)
 				b.StartTimer()
-				w, err := store.NewWriter(context.Background(), test.options)
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := w.AddFrom(context.Background(), 0, memory, []Run{{0, benchMiB << 8}}); err != nil {
-					b.Fatal(err)
-				}
-				config := testConfig()
-				config.Memory = []MemoryFile{{ID: 0, SizeBytes: benchMiB << 20}}
-				if _, err := w.Commit("latest", config); err != nil {
-					b.Fatal(err)
-				}
+				writeImage(b, store, memory, test.options)
 				b.StopTimer()
-				img, err := store.Open(context.Background(), "latest", OpenOptions{})
-				if err != nil {
-					b.Fatal(err)
-				}
-				total = img.Stats().TotalBytes
-				_ = img.Close()
+				cpu += cpuTime(b) - before
+				img := openImage(b, store)
+				bytes = img.Stats().TotalBytes
 				_ = os.RemoveAll(store.Dir())
 				b.StartTimer()
 			}
-			b.ReportMetric(float64(total)/(benchMiB<<20), "image/memory")
+			report(b, cpu, bytes)
 		})
 	}
+}
+
+// report adds CPU time for each GiB, and the size of the result as a part of the memory.
+func report(b *testing.B, cpu time.Duration, bytes int64) {
+	b.ReportMetric(cpu.Seconds()/float64(b.N)/float64(benchBytes())*(1<<30), "cpu-s/GiB")
+	if bytes > 0 {
+		b.ReportMetric(float64(bytes)/float64(benchBytes()), "size/memory")
+	}
+}
+
+// BenchmarkPeer is what a checkpoint without hashes, index and deduplication costs at the least: copied, or through flate at best
+// speed in pieces of 1 MiB on all CPUs.
+func BenchmarkPeer(b *testing.B) {
+	memory := newMemfd(b, benchMemory())
+	for _, test := range []struct {
+		name    string
+		workers int
+		flate   bool
+	}{{"copy", 1, false}, {"flate", runtime.GOMAXPROCS(0), true}} {
+		b.Run(test.name, func(b *testing.B) {
+			b.SetBytes(int64(benchBytes()))
+			var cpu time.Duration
+			var bytes int64
+			for b.Loop() {
+				before := cpuTime(b)
+				bytes = peerWrite(b, memory, test.workers, test.flate)
+				cpu += cpuTime(b) - before
+			}
+			report(b, cpu, bytes)
+		})
+	}
+}
+
+func peerWrite(b *testing.B, memory io.ReaderAt, workers int, compress bool) int64 {
+	file, err := os.Create(b.TempDir() + "/peer")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer os.Remove(file.Name())
+	defer file.Close()
+	var next, total atomic.Int64
+	var group sync.WaitGroup
+	for range workers {
+		group.Go(func() {
+			piece := make([]byte, 1<<20)
+			var out bytes.Buffer
+			encoder, _ := flate.NewWriter(nil, flate.BestSpeed)
+			for {
+				at := next.Add(1<<20) - 1<<20
+				if at >= int64(benchBytes()) {
+					return
+				}
+				if _, err := memory.ReadAt(piece, at); err != nil {
+					b.Error(err)
+				}
+				data := piece
+				if compress {
+					out.Reset()
+					encoder.Reset(&out)
+					_, _ = encoder.Write(piece)
+					_ = encoder.Close()
+					data = out.Bytes()
+				}
+				if _, err := file.WriteAt(data, total.Add(int64(len(data)))-int64(len(data))); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	return total.Load()
 }
 
 func BenchmarkLoad(b *testing.B) {
 	memory := newMemfd(b, benchMemory())
 	for _, compression := range []Compression{CompressionNone, CompressionZstd} {
-		store, err := CreateStore(b.TempDir() + "/image")
-		if err != nil {
-			b.Fatal(err)
-		}
-		w, err := store.NewWriter(context.Background(), WriterOptions{Compression: compression, NoSync: true})
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := w.AddFrom(context.Background(), 0, memory, []Run{{0, benchMiB << 8}}); err != nil {
-			b.Fatal(err)
-		}
-		config := testConfig()
-		config.Memory = []MemoryFile{{ID: 0, SizeBytes: benchMiB << 20}}
-		if _, err := w.Commit("latest", config); err != nil {
-			b.Fatal(err)
-		}
 		b.Run(string(compression), func(b *testing.B) {
-			b.SetBytes(benchMiB << 20)
+			store, err := CreateStore(b.TempDir() + "/image")
+			if err != nil {
+				b.Fatal(err)
+			}
+			writeImage(b, store, memory, WriterOptions{Compression: compression, NoSync: true})
+			b.SetBytes(int64(benchBytes()))
+			var cpu time.Duration
 			for b.Loop() {
 				b.StopTimer()
 				target := newMemfd(b, nil)
+				before := cpuTime(b)
 				b.StartTimer()
-				img, err := store.Open(context.Background(), "latest", OpenOptions{})
-				if err != nil {
-					b.Fatal(err)
-				}
+				img := openImage(b, store)
 				if err := img.Load(context.Background(), map[FileID]PageSink{0: SinkTo(target)}, LoadOptions{}); err != nil {
 					b.Fatal(err)
 				}
-				_ = img.Close()
 				b.StopTimer()
+				cpu += cpuTime(b) - before
 				_ = target.Close()
 				b.StartTimer()
 			}
+			report(b, cpu, 0)
 		})
 	}
 }

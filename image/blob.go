@@ -26,11 +26,14 @@ type newBlob struct {
 	size int64
 }
 
-func createBlob(dir string) (*newBlob, error) {
-	b := &newBlob{dir: dir, sum: sha256.New()}
-	file, err := os.OpenFile(filepath.Join(dir, blobsDir), unix.O_TMPFILE|os.O_RDWR, 0o600)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENOENT) {
-		b.path = tempPath(dir)
+func (s *Store) createBlob() (*newBlob, error) {
+	b := &newBlob{dir: s.dir, sum: sha256.New()}
+	file, err := os.OpenFile(filepath.Join(s.dir, blobsDir), unix.O_TMPFILE|os.O_RDWR, 0o600)
+	if err == nil && s.noAnonymous {
+		err = errors.Join(unix.EOPNOTSUPP, file.Close())
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) {
+		b.path = tempPath(s.dir)
 		file, err = os.OpenFile(b.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	}
 	if err != nil {

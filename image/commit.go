@@ -126,7 +126,7 @@ type publishable struct {
 }
 
 func (w *Writer) writeSmall(blobs []publishable, mediaType string, data []byte) (Descriptor, []publishable, error) {
-	blob, err := createBlob(w.store.dir)
+	blob, err := w.store.createBlob()
 	if err != nil {
 		return Descriptor{}, blobs, err
 	}

@@ -92,3 +92,13 @@ func TestRoundTrip(t *testing.T) {
 		t.Logf("%+v", img.Stats())
 	}
 }
+
+func openImage(tb testing.TB, store *Store) *Image {
+	tb.Helper()
+	img, err := store.Open(context.Background(), "latest", OpenOptions{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = img.Close() })
+	return img
+}

@@ -71,8 +71,9 @@ const (
 
 // Sizes that a writer chooses and a reader does not care about.
 const (
-	// stagePages is what a worker collects before it encodes and writes: 1 MiB.
-	stagePages = 256
+	// stagePages is what a worker collects before it encodes and writes: 256 KiB, which stay in its cache while they are read,
+	// hashed and written.
+	stagePages = 64
 
 	// defaultPackBytes is the size at which a worker begins the next pack.
 	defaultPackBytes = 128 << 20

@@ -92,7 +92,7 @@ func (l *lane) absorb(file FileID, first uint64, fresh []byte) {
 }
 
 func (l *lane) begin() error {
-	blob, err := createBlob(l.w.store.dir)
+	blob, err := l.w.store.createBlob()
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (w *Writer) StateWriter(kind string) (io.WriteCloser, error) {
 	if !kindPattern.MatchString(kind) {
 		return nil, failf(CodeConfig, "", "%q is no kind of state", kind)
 	}
-	blob, err := createBlob(w.store.dir)
+	blob, err := w.store.createBlob()
 	if err != nil {
 		return nil, w.fail(err)
 	}

@@ -16,6 +16,8 @@ import (
 type Store struct {
 	dir     string
 	created bool // by this process: an abort removes it while it is empty
+
+	noAnonymous bool // set by tests: act as on a file system that has no anonymous files
 }
 
 // Dir returns the layout's directory.
