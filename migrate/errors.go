@@ -9,9 +9,6 @@ type PhaseError struct {
 	From, To Phase
 }
 
-// Code is the error's stable code.
-func (e *PhaseError) Code() string { return "phase_order" }
-
 func (e *PhaseError) Error() string {
 	return fmt.Sprintf("%s cannot go from phase %s to %s", e.Role, e.From, e.To)
 }

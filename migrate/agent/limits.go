@@ -47,9 +47,6 @@ type LimitError struct {
 	Max   uint64
 }
 
-// Code is the error's stable code.
-func (e *LimitError) Code() string { return "limit_" + e.Limit }
-
 func (e *LimitError) Error() string { return fmt.Sprintf("limit on %s is reached: %d", e.Limit, e.Max) }
 
 // seats counts what peers hold.
