@@ -14,17 +14,40 @@ import (
 // maxRanges bounds the page ranges of one save: 64 GiB of single pages.
 const maxRanges = 16 << 20
 
-// readRanges reads the page ranges of a saved kernel until the end of r, in
-// the order in which they come, neighbours joined. memoryBytes is the size of
-// the memory file; a range that is not of whole pages inside it is an error.
-func readRanges(r io.Reader, memoryBytes uint64) ([]image.Run, error) {
-	in := bufio.NewReaderSize(r, 64<<10)
+// pageList is the pages of a saved kernel.
+type pageList struct {
+	// runs are in memory, to be read there; neighbours are joined.
+	runs []image.Run
+	// inline are pages that came with their content.
+	inline []inlinePages
+}
+
+// inlinePages are pages whose content in memory is not the saved one any more.
+type inlinePages struct {
+	run  image.Run
+	data []byte
+}
+
+// all returns the runs of all pages.
+func (l *pageList) all() []image.Run {
 	var runs []image.Run
+	for _, p := range l.inline {
+		runs = append(runs, p.run)
+	}
+	return append(runs, l.runs...)
+}
+
+// readRanges reads the pages of a saved kernel until the end of r, see
+// inside.RangeBytes. memoryBytes is the size of the memory file; a range that is
+// not of whole pages inside it is an error.
+func readRanges(r io.Reader, memoryBytes uint64) (*pageList, error) {
+	in := bufio.NewReaderSize(r, 64<<10)
+	list := &pageList{}
 	for n := 0; ; n++ {
 		var b [inside.RangeBytes]byte
 		_, err := io.ReadFull(in, b[:])
 		if errors.Is(err, io.EOF) {
-			return runs, nil
+			return list, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%w: read page ranges: %w", ErrSandbox, err)
@@ -36,12 +59,35 @@ func readRanges(r io.Reader, memoryBytes uint64) ([]image.Run, error) {
 		if err != nil {
 			return nil, err
 		}
-		if last := len(runs) - 1; last >= 0 && runs[last].First+runs[last].Count == run.First {
-			runs[last].Count += run.Count
-			continue
+		if run.First*image.PageBytes < inside.InlineBytes {
+			err = list.addInline(run, in)
+		} else {
+			list.add(run)
 		}
-		runs = append(runs, run)
+		if err != nil {
+			return nil, err
+		}
 	}
+}
+
+func (l *pageList) add(run image.Run) {
+	if last := len(l.runs) - 1; last >= 0 && l.runs[last].First+l.runs[last].Count == run.First {
+		l.runs[last].Count += run.Count
+		return
+	}
+	l.runs = append(l.runs, run)
+}
+
+func (l *pageList) addInline(run image.Run, in io.Reader) error {
+	if (run.First+run.Count)*image.PageBytes > inside.InlineBytes {
+		return fmt.Errorf("%w: page range of %d pages from %d lies across %d bytes", ErrSandbox, run.Count, run.First, inside.InlineBytes)
+	}
+	data := make([]byte, run.Count*image.PageBytes)
+	if _, err := io.ReadFull(in, data); err != nil {
+		return fmt.Errorf("%w: read inline pages: %w", ErrSandbox, err)
+	}
+	l.inline = append(l.inline, inlinePages{run, data})
+	return nil
 }
 
 // parseRange reads one range of inside.RangeBytes bytes.

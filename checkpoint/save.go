@@ -142,15 +142,12 @@ func (s *saving) run(ctx context.Context) error {
 	// Whatever happens from here on, closing our end makes the sandbox go on,
 	// unless it was disarmed.
 	defer theirs.Close()
-	runs, err := s.stop(ctx, lifeline)
+	pages, err := s.stop(ctx, lifeline)
 	if err != nil {
 		return err
 	}
 	s.clock.lap("stop")
-	if err := s.writer.AddFrom(ctx, memoryFile, memory, runs); err != nil {
-		return err
-	}
-	if err := s.writer.KeepOnly(memoryFile, runs); err != nil {
+	if err := s.storePages(ctx, memory, pages); err != nil {
 		return err
 	}
 	s.clock.lap("pages")
@@ -158,6 +155,18 @@ func (s *saving) run(ctx context.Context) error {
 		return s.resumeThenCommit(ctx)
 	}
 	return s.commitThenEnd(ctx)
+}
+
+func (s *saving) storePages(ctx context.Context, memory *os.File, pages *pageList) error {
+	if err := s.writer.AddFrom(ctx, memoryFile, memory, pages.runs); err != nil {
+		return err
+	}
+	for _, p := range pages.inline {
+		if err := s.writer.AddPages(memoryFile, p.run.First, p.data); err != nil {
+			return err
+		}
+	}
+	return s.writer.KeepOnly(memoryFile, pages.all())
 }
 
 // prepare gets the memory file.
@@ -176,7 +185,7 @@ func (s *saving) prepare(ctx context.Context) (*os.File, error) {
 
 // stop makes the sandbox stop and stream its kernel out, and returns the pages
 // that belong to it.
-func (s *saving) stop(ctx context.Context, lifeline *os.File) ([]image.Run, error) {
+func (s *saving) stop(ctx context.Context, lifeline *os.File) (*pageList, error) {
 	timeout := s.opts.StopTimeout
 	if timeout == 0 {
 		timeout = defaultStopTimeout
@@ -188,7 +197,7 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File) ([]image.Run, erro
 		return nil, err
 	}
 	var result inside.SaveResult
-	var runs []image.Run
+	var pages *pageList
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		err := s.client.Call(ctx, inside.MethodSave, &inside.SaveArgs{FilePayload: urpc.FilePayload{Files: files}}, &result)
@@ -207,18 +216,18 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File) ([]image.Run, erro
 	})
 	group.Go(func() (err error) {
 		defer streams[2].Close()
-		runs, err = readRanges(streams[2], image.MaxFilePages*image.PageBytes)
+		pages, err = readRanges(streams[2], image.MaxFilePages*image.PageBytes)
 		return err
 	})
 	if err := group.Wait(); err != nil {
 		return nil, fmt.Errorf("stop: %w", err)
 	}
 	s.report.StoppedNanos = result.StoppedUnixNano
-	for _, run := range runs {
+	for _, run := range pages.all() {
 		s.report.PagesCommitted += run.Count
 		s.memoryBytes = max(s.memoryBytes, (run.First+run.Count)*image.PageBytes)
 	}
-	return runs, nil
+	return pages, nil
 }
 
 // openStreams returns our ends of three pipes, and what the sandbox is to be

@@ -267,7 +267,7 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 		if goferErr := c.gofer.Ready(ctx); goferErr != nil {
 			return nil, fmt.Errorf("start gofer: %w", goferErr)
 		}
-		return nil, err
+		return nil, c.explain(err)
 	}
 	c.warnings = append(c.warnings, report.Warnings...)
 	if err := s.save(); err != nil {
@@ -279,6 +279,20 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 		}
 	}
 	return s, nil
+}
+
+// explain adds the end of the log to an error, since the log goes away with
+// the state directory.
+func (c *creation) explain(err error) error {
+	const maxTailBytes = 2 << 10
+	data, readErr := os.ReadFile(c.log.Name())
+	if readErr != nil || len(data) == 0 {
+		return err
+	}
+	if len(data) > maxTailBytes {
+		data = append([]byte("… "), data[len(data)-maxTailBytes:]...)
+	}
+	return fmt.Errorf("%w; its log ends:\n%s", err, data)
 }
 
 // adjustOOMScore tells the host how readily to end the sandbox process when

@@ -5,8 +5,7 @@
 // too; what crosses between the two are references:
 //
 //	save     kernel state and memory metadata stream out through pipes; page
-//	         ranges that belong to the saved kernel go out as they are found,
-//	         16 bytes each (first byte, end; little endian)
+//	         ranges that belong to the saved kernel go out as they are found
 //	load     kernel state and metadata stream in; page ranges that the kernel
 //	         needs go out as requests, and come back as done
 //

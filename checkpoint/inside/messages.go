@@ -77,5 +77,12 @@ type SaveResult struct {
 	StoppedUnixNano int64 `json:"stoppedUnixNano"`
 }
 
-// RangeBytes is the length of one page range on the wire.
-const RangeBytes = 16
+// What goes through the file for page ranges: records of RangeBytes, a first
+// byte and an end, little endian. The memory up to InlineBytes is different: the
+// page through which the guest reads the time lies there, and it changes again
+// as soon as the save is over. A record that lies below InlineBytes is followed
+// by the bytes themselves, and none lies across it.
+const (
+	RangeBytes  = 16
+	InlineBytes = 64 << 10
+)

@@ -53,8 +53,15 @@ func newPageReader(socket *os.File) *pageReader {
 	return r
 }
 
-// Close implements stateio.AsyncReader.Close.
-func (r *pageReader) Close() error { return r.socket.Close() }
+// Close implements stateio.AsyncReader.Close. The pager sees the end of the
+// connection: all pages are there, or this process is about to end.
+func (r *pageReader) Close() error {
+	// Close alone would wait for receive, which waits for the pager.
+	if err := unix.Shutdown(int(r.socket.Fd()), unix.SHUT_RDWR); err != nil {
+		return err
+	}
+	return r.socket.Close()
+}
 
 // MaxReadBytes implements stateio.AsyncReader.MaxReadBytes.
 func (*pageReader) MaxReadBytes() uint64 { return MaxRequestBytes }

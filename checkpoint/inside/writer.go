@@ -51,21 +51,76 @@ func (*referenceWriter) RegisterSourceFD(fd int32, _ uint64, _ []stateio.ClientF
 func (*referenceWriter) Reserve(uint64) {}
 
 // AddWrite implements stateio.AsyncWriter.AddWrite.
-func (w *referenceWriter) AddWrite(id int, f stateio.SourceFile, fr memmap.FileRange, _ []byte) {
-	w.AddWritev(id, fr.Length(), f, []memmap.FileRange{fr}, nil)
+func (w *referenceWriter) AddWrite(id int, _ stateio.SourceFile, fr memmap.FileRange, mapping []byte) {
+	w.add(fr, mapping)
+	w.done = append(w.done, stateio.Completion{ID: id, N: fr.Length()})
 }
 
-// AddWritev implements stateio.AsyncWriter.AddWritev.
-func (w *referenceWriter) AddWritev(id int, total uint64, _ stateio.SourceFile, ranges []memmap.FileRange, _ []unix.Iovec) {
+// AddWritev implements stateio.AsyncWriter.AddWritev. The mappings follow each
+// other as the ranges do, but are not cut at the same places.
+func (w *referenceWriter) AddWritev(id int, total uint64, _ stateio.SourceFile, ranges []memmap.FileRange, mappings []unix.Iovec) {
+	memory := cursor{mappings: mappings}
 	for _, fr := range ranges {
-		var b [RangeBytes]byte
-		binary.LittleEndian.PutUint64(b[:8], fr.Start)
-		binary.LittleEndian.PutUint64(b[8:], fr.End)
-		if _, err := w.out.Write(b[:]); err != nil && w.err == nil {
-			w.err = err
+		inline := make([]byte, 0, inlineLength(fr))
+		for uint64(len(inline)) < inlineLength(fr) {
+			inline = append(inline, memory.next(inlineLength(fr)-uint64(len(inline)))...)
 		}
+		for left := fr.Length() - uint64(len(inline)); left > 0; {
+			left -= uint64(len(memory.next(left)))
+		}
+		w.add(fr, inline)
 	}
 	w.done = append(w.done, stateio.Completion{ID: id, N: total})
+}
+
+// cursor walks over mappings.
+type cursor struct {
+	mappings []unix.Iovec
+	offset   uint64 // in the first of them
+}
+
+// next returns the next bytes, at least one and at most n. There must be some.
+func (c *cursor) next(n uint64) []byte {
+	first := stateio.SliceFromIovec(c.mappings[0])[c.offset:]
+	if uint64(len(first)) > n {
+		c.offset += n
+		return first[:n]
+	}
+	c.mappings, c.offset = c.mappings[1:], 0
+	return first
+}
+
+// inlineLength is how much of fr travels with its record.
+func inlineLength(fr memmap.FileRange) uint64 {
+	if fr.Start >= InlineBytes {
+		return 0
+	}
+	return min(fr.End, InlineBytes) - fr.Start
+}
+
+// add sends one range, cut at InlineBytes, and the bytes of its inline part.
+func (w *referenceWriter) add(fr memmap.FileRange, data []byte) {
+	if n := inlineLength(fr); n > 0 {
+		w.record(fr.Start, fr.Start+n)
+		w.write(data[:n])
+		fr.Start += n
+	}
+	if fr.Length() > 0 {
+		w.record(fr.Start, fr.End)
+	}
+}
+
+func (w *referenceWriter) record(start, end uint64) {
+	var b [RangeBytes]byte
+	binary.LittleEndian.PutUint64(b[:8], start)
+	binary.LittleEndian.PutUint64(b[8:], end)
+	w.write(b[:])
+}
+
+func (w *referenceWriter) write(data []byte) {
+	if _, err := w.out.Write(data); err != nil && w.err == nil {
+		w.err = err
+	}
 }
 
 // Wait implements stateio.AsyncWriter.Wait.

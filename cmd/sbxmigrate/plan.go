@@ -1,0 +1,133 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/image"
+	"github.com/sbxmigrate/sbxmigrate/restoreenv"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+)
+
+// fitOptions are what plan and restore have in common: how a saved sandbox may
+// be fitted to this host.
+type fitOptions struct {
+	policy string
+	maps   []string
+}
+
+func (o *fitOptions) addFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&o.policy, "policy", string(restoreenv.PolicyStrict), "strict: any difference refuses; relaxed: extra mounts, changed sources and other addresses are accepted")
+	flags.StringArrayVar(&o.maps, "map", nil, "back a mount with another path here: `DESTINATION=SOURCE` (repeatable)")
+}
+
+// planOptions opens the bundle and reads the flags. The image is the caller's.
+func (o *fitOptions) planOptions(img *image.Image, bundleDir string) (checkpoint.PlanOptions, error) {
+	policy, err := restoreenv.ParsePolicy(o.policy)
+	if err != nil {
+		return checkpoint.PlanOptions{}, usageError("--policy: %v", err)
+	}
+	opts := checkpoint.PlanOptions{Image: img, Policy: policy, Map: make(map[string]string)}
+	for _, m := range o.maps {
+		destination, source, ok := strings.Cut(m, "=")
+		if !ok || destination == "" || source == "" {
+			return checkpoint.PlanOptions{}, usageError("--map is %q, want DESTINATION=SOURCE", m)
+		}
+		opts.Map[destination] = source
+	}
+	opts.Bundle, err = sandbox.LoadBundle(bundleDir)
+	return opts, err
+}
+
+// openImage opens the image that a DIR[:name] names. The caller closes it.
+func openImage(cmd *cobra.Command, ref image.Reference) (*image.Image, error) {
+	store, err := image.OpenStore(ref.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return store.Open(cmd.Context(), ref.Name, image.OpenOptions{})
+}
+
+func newPlanCommand(c *cli) *cobra.Command {
+	var fit fitOptions
+	var json bool
+	cmd := &cobra.Command{
+		Use:   "plan IMAGE BUNDLE",
+		Short: "Say what would back a saved sandbox here, and what stands in the way",
+		Long: `Say for every mount of a saved sandbox what will back it on this host, and list
+every difference at once. Nothing is started or changed. The exit status is 0
+exactly when a restore would go ahead.`,
+		Example: `  sbxmigrate plan /var/lib/images:web ./web
+  sbxmigrate plan --map /data=/mnt/data --json /var/lib/images:web ./web`,
+		Args: exactArgs(2, "an image and a bundle"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := image.ParseReference(args[0])
+			if err != nil {
+				return err
+			}
+			img, err := openImage(cmd, ref)
+			if err != nil {
+				return err
+			}
+			defer img.Close()
+			opts, err := fit.planOptions(img, args[1])
+			if err != nil {
+				return err
+			}
+			return runPlan(c, opts, json)
+		},
+	}
+	fit.addFlags(cmd)
+	cmd.Flags().BoolVar(&json, "json", false, "print the plan as JSON")
+	return cmd
+}
+
+func runPlan(c *cli, opts checkpoint.PlanOptions, json bool) error {
+	plan, err := checkpoint.MakePlan(opts)
+	if err != nil {
+		return err
+	}
+	if json {
+		err = printJSON(c.stdout, plan)
+	} else {
+		err = printPlan(c, plan)
+	}
+	if err == nil && plan.Refuses() {
+		err = &checkpoint.RefusedError{Plan: plan}
+	}
+	return err
+}
+
+func printPlan(c *cli, plan *checkpoint.Plan) error {
+	table := tabwriter.NewWriter(c.stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "MOUNT\tFILESYSTEM\tDEVICE\tBACKED BY")
+	for _, m := range plan.Mounts {
+		backing := "the saved kernel"
+		if m.Served() {
+			backing = m.Source
+			if m.ReadOnly {
+				backing += " (read-only)"
+			}
+			if m.Mapped {
+				backing += " (mapped)"
+			}
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", m.Destination, m.Filesystem, m.Device, backing)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, f := range plan.Findings {
+		mark := "accepted"
+		if f.Refuses {
+			mark = "REFUSED"
+		}
+		fmt.Fprintf(c.stdout, "%s %s\n", mark, f)
+	}
+	return nil
+}
