@@ -48,7 +48,7 @@ func (s *saving) config() (image.Config, error) {
 	}{
 		{&c.Mounts, s.sb.Mounts},
 		{&c.Environment, restoreenv.Build(boot.RootContainer, s.sb.Mounts)},
-		{&c.Network, s.sb.Network},
+		{&c.Network, s.survey.Network},
 		{&c.Processes, s.survey.Processes},
 		{&c.Streams, streams{s.survey.Sessions, s.survey.Terminal}},
 	} {

@@ -93,9 +93,7 @@ func MakePlan(opts PlanOptions) (*Plan, error) {
 	if p.saved, err = readSaved(config); err != nil {
 		return nil, err
 	}
-	if err := p.checkMounts(opts); err != nil {
-		return nil, err
-	}
+	p.checkMounts(opts)
 	p.checkTerminal(opts.Bundle)
 	if err := p.checkNetwork(opts.Bundle); err != nil {
 		return nil, err
@@ -118,15 +116,17 @@ func (p *Plan) checkHost(config *image.Config) error {
 	return nil
 }
 
-func (p *Plan) checkMounts(opts PlanOptions) error {
-	target, err := mounts.Compile(opts.Bundle.Spec, mounts.Options{
+func (p *Plan) checkMounts(opts PlanOptions) {
+	// What compiles is compared even where something does not; the errors
+	// become findings with the rest.
+	target, compileErr := mounts.Compile(opts.Bundle.Spec, mounts.Options{
 		Bundle: opts.Bundle.Dir, Overlay: overlayMode(&p.saved.mounts), TmpDecision: p.saved.mounts.Tmp,
 	})
-	if err != nil {
-		return err
+	resolve := restoreenv.Options{Policy: opts.Policy, Map: opts.Map}
+	if compileErr != nil {
+		resolve.BundleErrors = map[string]error{boot.RootContainer: compileErr}
 	}
-	resolution, findings := restoreenv.Resolve(p.saved.environment, restoreenv.Build(boot.RootContainer, target),
-		restoreenv.Options{Policy: opts.Policy, Map: opts.Map})
+	resolution, findings := restoreenv.Resolve(p.saved.environment, restoreenv.Build(boot.RootContainer, target), resolve)
 	for _, f := range findings {
 		p.Findings = append(p.Findings, Finding{
 			Code: string(f.Code), Refuses: f.Refuses(opts.Policy), Subject: "mount " + f.Destination,
@@ -135,7 +135,6 @@ func (p *Plan) checkMounts(opts PlanOptions) error {
 	}
 	p.Mounts = resolution.Mounts
 	p.list = place(&p.saved.mounts, resolution)
-	return nil
 }
 
 // overlayMode is the mode that the saved mounts were compiled with, so that

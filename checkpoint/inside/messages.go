@@ -4,6 +4,7 @@ import (
 	"gvisor.dev/gvisor/pkg/urpc"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
 // The methods that Checkpoint serves on the control socket.
@@ -23,6 +24,11 @@ type Survey struct {
 	Processes []Process           `json:"processes"`
 	// MemoryBytes is the size of the memory file, holes included.
 	MemoryBytes uint64 `json:"memoryBytes"`
+	// Network is the identity as the guest has made it by now. Losses are what
+	// it has beyond that and will not have again.
+	Network     *network.Identity    `json:"network"`
+	Losses      []network.Loss       `json:"losses,omitempty"`
+	Connections []network.Connection `json:"connections,omitempty"`
 	// Findings are what cannot be saved right now.
 	Findings []Finding `json:"findings,omitempty"`
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
 // Checkpoint serves a stop on the control socket. Its exported methods are the
@@ -43,6 +44,17 @@ func (c *Checkpoint) Survey(_ *control.None, out *Survey) error {
 	out.Terminal = c.s.Terminal()
 	out.MemoryBytes = c.s.MemoryFile().TotalSize()
 	out.Findings = findUnsavable(c.s.Kernel())
+	stack, _ := c.s.Network()
+	var losses []network.Loss
+	out.Network, losses = network.Snapshot(stack, c.s.BootedNetwork())
+	for _, l := range losses {
+		if l.Blocks {
+			out.Findings = append(out.Findings, Finding{Code: l.Code, Detail: l.Detail, Remedy: "undo it inside the sandbox"})
+		} else {
+			out.Losses = append(out.Losses, l)
+		}
+	}
+	out.Connections = network.Connections(stack)
 	var list []*gcontrol.Process
 	if err := gcontrol.Processes(c.s.Kernel(), "", &list); err != nil {
 		return err
@@ -127,7 +139,7 @@ func (c *Checkpoint) begin(lifeline *os.File) error {
 	k := c.s.Kernel()
 	k.Pause()
 	k.ReceiveTaskStates()
-	c.s.Gates().Hold()
+	network.Quiesce(c.s.Network())
 	go c.watch(c.stop)
 	return nil
 }
@@ -162,7 +174,7 @@ func (c *Checkpoint) resumeLocked() error {
 	k.BeforeResume(k.SupervisorContext())
 	c.s.Enter(boot.PhaseSaving, st.from)
 	k.Unpause()
-	c.s.Gates().Open()
+	network.Resume(c.s.Network())
 	debug.SetGCPercent(st.gcPercent)
 	st.lifeline.Close()
 	return nil

@@ -146,7 +146,7 @@ func newKernel(p platform.Platform, mf *pgalloc.MemoryFile, cfg *Config, packetF
 		FeatureSet:           cpuid.HostFeatureSet().Fixed(),
 		Timekeeper:           tk,
 		RootUserNamespace:    userns,
-		RootNetworkNamespace: inet.NewRootNamespace(stack, network.NewStackCreator(tk, k), userns),
+		RootNetworkNamespace: inet.NewRootNamespace(stack, network.NewStackCreator(stack.Stack.Clock(), k), userns),
 		ApplicationCores:     uint(runtime.NumCPU()),
 		Vdso:                 vdso,
 		VdsoParams:           params,

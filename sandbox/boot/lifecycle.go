@@ -12,6 +12,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/usage"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
 // errStopped answers a call that needs a live container.
@@ -151,10 +152,13 @@ func (s *Sandbox) start() error {
 		return fmt.Errorf("start kernel: %w", err)
 	}
 	if s.cfg.Restore != nil {
+		stack, gates := s.Network()
+		network.Rearm(stack, gates)
 		// The addresses live here now: switches and neighbours must hear it.
-		if err := s.gates.Announce(); err != nil {
+		if err := gates.Announce(); err != nil {
 			log.Warningf("announce addresses: %v", err)
 		}
+		network.Resume(stack, gates)
 	}
 	go func() {
 		s.kernel.GlobalInit().WaitExited()

@@ -17,6 +17,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/platform"
 	"gvisor.dev/gvisor/pkg/sentry/socket/netstack"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
@@ -63,8 +64,13 @@ func (s *Sandbox) MemoryFile() *pgalloc.MemoryFile { return s.mf }
 // Memory returns the memfd behind MemoryFile. The sandbox keeps it.
 func (s *Sandbox) Memory() *os.File { return s.memory }
 
-// Gates returns the network's gates, one for each link.
-func (s *Sandbox) Gates() *network.Gates { return s.gates }
+// Network returns the root network stack and its gates.
+func (s *Sandbox) Network() (*stack.Stack, *network.Gates) {
+	return s.kernel.RootNetworkNamespace().Stack().(*netstack.Stack).Stack, s.gates
+}
+
+// BootedNetwork returns the identity that the network was configured with.
+func (s *Sandbox) BootedNetwork() *network.Identity { return s.cfg.Network }
 
 // Phase returns where the sandbox is in its life.
 func (s *Sandbox) Phase() Phase { return *s.phase.Load() }
@@ -268,11 +274,11 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 		return err
 	}
 	// The saved kernel brings its own clock; this one only has to be there.
-	stack, err := network.NewStack(tcpip.NewStdClock(), &uniqueIDs{})
+	fresh, err := network.NewStack(tcpip.NewStdClock(), &uniqueIDs{})
 	if err != nil {
 		return err
 	}
-	if s.gates, err = network.Configure(stack.Stack, s.cfg.Network, packetFDs); err != nil {
+	if s.gates, err = network.Configure(fresh.Stack, s.cfg.Network, packetFDs); err != nil {
 		return err
 	}
 	if err := s.rememberTerminal(files); err != nil {
@@ -298,7 +304,7 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 	}
 	s.platform.mapUnit.Store(loadingMapUnit)
 	s.kernel, err = load(&Loading{
-		Platform: s.platform, MemoryFile: s.mf, Stack: stack, HostFDs: hostFDs, Files: files.Load,
+		Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load,
 		Loaded: func() { s.platform.mapUnit.Store(0) },
 	})
 	return err
