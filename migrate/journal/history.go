@@ -23,6 +23,9 @@ var next = map[Role]map[State][]State{
 	},
 }
 
+// reserved is the room that must be left when an attempt begins, so that it can always be brought to its end.
+const reserved = 8
+
 // History is what a journal says about one sandbox on one host. The zero History is that of a sandbox that was never
 // part of a migration.
 type History struct {
@@ -83,7 +86,7 @@ func (h *History) check(r Record) error {
 	if r.Attempt.IsZero() || r.Epoch == 0 || !slices.Contains(next[r.Role][from.State], r.State) {
 		return fmt.Errorf("%w: %q after %q as %s", ErrIllegal, r.State, from.State, r.Role)
 	}
-	if len(h.records) >= MaxRecords {
+	if room := MaxRecords - len(h.records); room < 1 || from.State == None && room < reserved {
 		return fmt.Errorf("%w: %d records", ErrFull, len(h.records))
 	}
 	switch r.State {

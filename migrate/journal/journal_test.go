@@ -332,8 +332,16 @@ func TestAbortReplacesTheRecordThatFailed(t *testing.T) {
 
 func TestFullJournal(t *testing.T) {
 	h := new(History)
+	h.add(rec(Source, Begun, 1, 1))
+	h.records = make([]Record, MaxRecords-1)
+	if err := h.check(rec(Target, Refused, 2, 2)); !errors.Is(err, ErrFull) {
+		t.Fatalf("an attempt begins that cannot end: %v", err)
+	}
+	if err := h.check(rec(Source, Aborted, 1, 1)); err != nil {
+		t.Fatalf("an attempt that began cannot end: %v", err)
+	}
 	h.records = make([]Record, MaxRecords)
-	if err := h.check(rec(Source, Begun, 1, 1)); !errors.Is(err, ErrFull) {
+	if err := h.check(rec(Source, Aborted, 1, 1)); !errors.Is(err, ErrFull) {
 		t.Fatal(err)
 	}
 }
