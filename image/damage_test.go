@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -78,7 +79,11 @@ func readAll(store *Store, name string) (*contents, error) {
 func smallImage(tb testing.TB) *Store {
 	store := newStore(tb)
 	w := newWriter(tb, store, WriterOptions{Workers: 1, PackBytes: 1})
-	text := textLike(rand.New(rand.NewPCG(5, 5)), 64*PageBytes)
+	var text []byte
+	for page := range 64 {
+		line := fmt.Sprintf("page %d of a small image\n", page)
+		text = append(text, strings.Repeat(line, PageBytes/len(line)+1)[:PageBytes]...)
+	}
 	mustAdd(tb, w, 0, 10, slices.Concat(text[:63*PageBytes], randomPages(1, 1)))
 	mustAdd(tb, w, 0, 100, slices.Concat(make([]byte, 2*PageBytes), randomPages(2, 2), text[:3*PageBytes]))
 	mustAdd(tb, w, 7, 0, bytes.Repeat([]byte("page"), 2*PageBytes/4))
