@@ -6,26 +6,22 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/image"
 )
 
 type checkpointOptions struct {
-	image        string
-	imagePath    string // runc's name for the same
-	workPath     string // runc's; nothing is kept there
+	imageOptions
 	leaveRunning bool
 	compress     string
 	dryRun       bool
 	json         bool
 }
 
-func (o *checkpointOptions) addFlags(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&o.image, "image", "", "where the image goes: `DIR[:name]`")
-	flags.StringVar(&o.imagePath, "image-path", "", "runc's name for --image")
-	flags.StringVar(&o.workPath, "work-path", "", "accepted as runc does; no work files are kept")
+func (o *checkpointOptions) addFlags(flags *pflag.FlagSet) {
+	o.imageOptions.addFlags(flags)
 	flags.BoolVar(&o.leaveRunning, "leave-running", false, "let the sandbox go on afterwards instead of ending it")
 	flags.StringVar(&o.compress, "compress", string(image.CompressionZstd), "compression of memory: zstd or none")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "only say what stands in the way of a checkpoint right now")
@@ -49,7 +45,7 @@ no image.`,
 		ValidArgsFunction: c.completeID,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runCheckpoint(cmd.Context(), c, opts, args[0]) },
 	}
-	opts.addFlags(cmd)
+	opts.addFlags(cmd.Flags())
 	return cmd
 }
 
@@ -61,7 +57,7 @@ func runCheckpoint(ctx context.Context, c *cli, opts checkpointOptions, id strin
 	if opts.dryRun {
 		return dryRun(ctx, c, opts, id)
 	}
-	ref, err := imageReference(opts.image, opts.imagePath)
+	ref, err := opts.reference()
 	if err != nil {
 		return err
 	}
@@ -115,10 +111,23 @@ func dryRun(ctx context.Context, c *cli, opts checkpointOptions, id string) erro
 	return nil
 }
 
-// imageReference reads --image, or runc's --image-path in its place.
-func imageReference(name, runcName string) (image.Reference, error) {
+// imageOptions name an image, in our words or in runc's.
+type imageOptions struct {
+	image     string
+	imagePath string // runc's name for the same
+	workPath  string // runc's; nothing is kept there
+}
+
+func (o *imageOptions) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.image, "image", "", "the image: `DIR[:name]`")
+	f.StringVar(&o.imagePath, "image-path", "", "runc's `name` for --image")
+	f.StringVar(&o.workPath, "work-path", "", "accepted as runc does; no work files are kept in `DIR`")
+}
+
+func (o *imageOptions) reference() (image.Reference, error) {
+	name := o.image
 	if name == "" {
-		name = runcName
+		name = o.imagePath
 	}
 	if name == "" {
 		return image.Reference{}, usageError("--image is missing: say which image, as DIR[:name]")
@@ -134,4 +143,6 @@ func (c *cli) printPhases(phases checkpoint.Phases) {
 	fmt.Fprintf(c.stderr, "%10s  total\n", milliseconds(phases.Total()))
 }
 
-func milliseconds(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond))
+}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
 )
@@ -60,6 +62,14 @@ func errorClasses() []errorClass {
 		{is(sandbox.ErrBundle), "E_BUNDLE", 6, "the bundle cannot be run as it is", ""},
 		{is(sandbox.ErrBoot), "E_BOOT", 7, "the sandbox process did not come up", "see what this host lacks: sbxmigrate doctor"},
 		{isRemote, "E_INSIDE", 9, "the sandbox's kernel refused the request", ""},
+		{is(checkpoint.ErrRefused), "E_REFUSED", 12, "the saved sandbox does not fit this host", "the findings say what to change; plan shows them without restoring"},
+		{is(checkpoint.ErrUnsavable), "E_UNSAVABLE", 13, "the sandbox has something now that cannot be saved", "it goes on as before"},
+		{isImage(image.CodeDiskFull), "E_DISK_FULL", 14, "no space is left where the image goes", "free space or choose another directory; nothing of the image was kept, and the sandbox goes on"},
+		{isImage(image.CodeDamaged, image.CodeMissingBlob, image.CodeIncomplete, image.CodeNoPage), "E_IMAGE_DAMAGED", 15, "the image's bytes are not those that were written", "take it from another copy, or checkpoint again"},
+		{isImage(image.CodeNotStore, image.CodeNotFound, image.CodeReference, image.CodeNotCheckpoint), "E_IMAGE", 16, "no such image", ""},
+		{isImage(image.CodeSchema, image.CodeBuild, image.CodeArch, image.CodeCPU), "E_IMAGE_FOREIGN", 17, "the image was written for another build, format or CPU", "restore with the build that saved it"},
+		{isImage(), "E_IMAGE_IO", 18, "the image could not be read or written", ""},
+		{is(checkpoint.ErrSandbox), "E_SANDBOX", 19, "the sandbox process broke the protocol or went away", "see its log: sbxmigrate logs ID"},
 		{is(errUnfit), "E_HOST", 10, "doctor found something essential missing", ""},
 		{is(fs.ErrPermission), "E_PERMISSION", 11, "the host forbids what the command needs", "run it as root"},
 		{anyError, "E_FAILED", 1, "anything else; the message says what", ""},
@@ -68,6 +78,14 @@ func errorClasses() []errorClass {
 
 func is(target error) func(error) bool {
 	return func(err error) bool { return errors.Is(err, target) }
+}
+
+// isImage matches errors of package image with one of the codes, or with any.
+func isImage(codes ...image.Code) func(error) bool {
+	return func(err error) bool {
+		var e *image.Error
+		return errors.As(err, &e) && (len(codes) == 0 || slices.Contains(codes, e.Code))
+	}
 }
 
 func isRemote(err error) bool {

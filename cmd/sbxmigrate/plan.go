@@ -1,11 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/image"
@@ -20,8 +21,7 @@ type fitOptions struct {
 	maps   []string
 }
 
-func (o *fitOptions) addFlags(cmd *cobra.Command) {
-	flags := cmd.Flags()
+func (o *fitOptions) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.policy, "policy", string(restoreenv.PolicyStrict), "strict: any difference refuses; relaxed: extra mounts, changed sources and other addresses are accepted")
 	flags.StringArrayVar(&o.maps, "map", nil, "back a mount with another path here: `DESTINATION=SOURCE` (repeatable)")
 }
@@ -32,25 +32,21 @@ func (o *fitOptions) planOptions(img *image.Image, bundleDir string) (checkpoint
 	if err != nil {
 		return checkpoint.PlanOptions{}, usageError("--policy: %v", err)
 	}
-	opts := checkpoint.PlanOptions{Image: img, Policy: policy, Map: make(map[string]string)}
-	for _, m := range o.maps {
-		destination, source, ok := strings.Cut(m, "=")
-		if !ok || destination == "" || source == "" {
-			return checkpoint.PlanOptions{}, usageError("--map is %q, want DESTINATION=SOURCE", m)
-		}
-		opts.Map[destination] = source
+	opts := checkpoint.PlanOptions{Image: img, Policy: policy}
+	if opts.Map, err = restoreenv.ParseMap(o.maps); err != nil {
+		return checkpoint.PlanOptions{}, usageError("--map: %v", err)
 	}
 	opts.Bundle, err = sandbox.LoadBundle(bundleDir)
 	return opts, err
 }
 
 // openImage opens the image that a DIR[:name] names. The caller closes it.
-func openImage(cmd *cobra.Command, ref image.Reference) (*image.Image, error) {
+func openImage(ctx context.Context, ref image.Reference) (*image.Image, error) {
 	store, err := image.OpenStore(ref.Dir)
 	if err != nil {
 		return nil, err
 	}
-	return store.Open(cmd.Context(), ref.Name, image.OpenOptions{})
+	return store.Open(ctx, ref.Name, image.OpenOptions{})
 }
 
 func newPlanCommand(c *cli) *cobra.Command {
@@ -70,7 +66,7 @@ exactly when a restore would go ahead.`,
 			if err != nil {
 				return err
 			}
-			img, err := openImage(cmd, ref)
+			img, err := openImage(cmd.Context(), ref)
 			if err != nil {
 				return err
 			}
@@ -82,7 +78,7 @@ exactly when a restore would go ahead.`,
 			return runPlan(c, opts, json)
 		},
 	}
-	fit.addFlags(cmd)
+	fit.addFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&json, "json", false, "print the plan as JSON")
 	return cmd
 }

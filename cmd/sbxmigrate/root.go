@@ -88,6 +88,8 @@ func newRootCommand(c *cli) *cobra.Command {
 		newResumeCommand(c), newWaitCommand(c), newDeleteCommand(c), newUpdateCommand(c))
 	add(groupInside, newStateCommand(c), newListCommand(c), newPSCommand(c), newExecCommand(c), newEventsCommand(c),
 		newLogsCommand(c))
+	add(groupMove, newCheckpointCommand(c), newRestoreCommand(c), newPlanCommand(c), newInspectCommand(c),
+		newVerifyCommand(c))
 	add(groupAbout, newDoctorCommand(c), newMountsCommand(c), newFeaturesCommand(c), newSpecCommand(c), newCompletionCommand(c),
 		newVersionCommand(c))
 	root.AddCommand(newStandInCommand(c))

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sbxmigrate/sbxmigrate/image"
+)
+
+func newVerifyCommand(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:     "verify IMAGE",
+		Short:   "Read every byte of an image and check it",
+		Example: "  sbxmigrate verify /var/lib/images:web",
+		Args:    exactArgs(1, "one image"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := image.ParseReference(args[0])
+			if err != nil {
+				return err
+			}
+			img, err := openImage(cmd.Context(), ref)
+			if err != nil {
+				return err
+			}
+			defer img.Close()
+			if err := img.Verify(cmd.Context()); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.stdout, "%s: all %s are as they were written\n", ref, bytesText(uint64(img.Stats().TotalBytes)))
+			return nil
+		},
+	}
+}
