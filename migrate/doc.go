@@ -7,6 +7,7 @@
 //	wire         messages and frames between the hosts
 //	hostkey      who the other host is
 //	journal      who owns the sandbox, durably, and what to do after a crash
+//	handover     the only code that appends to a journal: commit, recovery, refusal
 //	convergence  when pre-copy stops
 //	agent        the listener that receives
 //

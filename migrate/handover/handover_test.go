@@ -13,7 +13,7 @@ import (
 var peerB = Peer{Name: "b", Fingerprint: "SHA256:b", Address: "192.0.2.2:7777"}
 
 func (w *world) source() *Source {
-	return &Source{Journal: book{w, w.sourceJournal, "source"}, Original: &w.original, Counterpart: link{w}, wait: noWait}
+	return &Source{Journal: newBook(w, "source", w.sourceDir, &w.sourceJournal), Original: &w.original, Counterpart: link{w}, wait: noWait}
 }
 
 // move is one run of the command: everything up to the handover succeeds.
@@ -27,7 +27,7 @@ func (w *world) move(ctx context.Context) (outcome Outcome, err error) {
 		return "", err
 	}
 	w.original.running, w.original.armed = false, true
-	w.arrival = &standby{w: w, copy: journal.Standby}
+	w.arrival = &standby{w: w, id: id, copy: journal.Standby}
 	if err := w.target.Expect(id, w.arrival); err != nil {
 		return "", err
 	}
@@ -211,6 +211,11 @@ func TestFaultsAtRandom(t *testing.T) {
 			late()
 		}
 		w.settled(seed, outcome, err)
+		if err == nil { // whatever ended stays ended when the agent starts again
+			if again, err := w.recover(ctx); again != outcome || err != nil {
+				t.Fatalf("seed %d: %q, and after another start %q: %v, %q", seed, outcome, again, err, w.log)
+			}
+		}
 		if err != nil {
 			outcome = "operator"
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
@@ -45,6 +47,7 @@ type sandbox struct {
 // standby is the Arrival.
 type standby struct {
 	w    *world
+	id   attempt.ID
 	copy journal.Copy
 }
 
@@ -116,19 +119,62 @@ func (w *world) observe() {
 // book is a journal whose writes may fail, in a process that may die before and after each.
 type book struct {
 	w    *world
-	j    *journal.Journal
 	name string
+	dir  string
+	j    **journal.Journal
+	// hidden is what the process knows, once a write failed that is there all the same; otherwise nil.
+	hidden *[]journal.Record
 }
 
-func (b book) History() *journal.History { return b.j.History() }
+func newBook(w *world, name, dir string, j **journal.Journal) book {
+	return book{w, name, dir, j, new([]journal.Record)}
+}
+
+func (b book) History() *journal.History {
+	if *b.hidden == nil {
+		return (*b.j).History()
+	}
+	// What is durable, without the record whose fate this process does not know.
+	scratch := b.w.open(b.w.t.TempDir())
+	defer scratch.Close()
+	b.fill(scratch, *b.hidden)
+	return scratch.History()
+}
+
+func (b book) fill(j *journal.Journal, records []journal.Record) {
+	for _, r := range records {
+		if err := j.Append(r); err != nil {
+			b.w.t.Fatal(err)
+		}
+	}
+}
+
+// replace makes the journal's file anew, as the next Append after a failed one does.
+func (b book) replace() {
+	(*b.j).Close()
+	if err := os.Remove(filepath.Join(b.dir, "redis.journal")); err != nil {
+		b.w.t.Fatal(err)
+	}
+	*b.j = b.w.open(b.dir)
+	b.fill(*b.j, *b.hidden)
+	*b.hidden = nil
+}
 
 func (b book) Append(r journal.Record) error {
 	b.w.die(fmt.Sprintf("%s before %s", b.name, r.State))
 	if b.w.fault(fmt.Sprintf("%s cannot write %s", b.name, r.State)) {
 		return fmt.Errorf("%w: disk full", journal.ErrUncertain)
 	}
-	err := b.j.Append(r)
+	if *b.hidden != nil {
+		b.replace()
+	}
+	known := append([]journal.Record{}, (*b.j).History().Records()...)
+	err := (*b.j).Append(r)
 	b.w.note(fmt.Sprintf("%s: %s, %v", b.name, r.State, err))
+	if err == nil && b.w.fault(fmt.Sprintf("%s hears that %s failed", b.name, r.State)) {
+		*b.hidden = known
+		return fmt.Errorf("%w: sync failed", journal.ErrUncertain)
+	}
 	b.w.die(fmt.Sprintf("%s after %s", b.name, r.State))
 	return err
 }
@@ -184,15 +230,16 @@ func (w *world) bootTarget() {
 		w.targetJournal.Close()
 	}
 	w.targetJournal = w.open(w.targetDir)
-	w.target = NewTarget(book{w, w.targetJournal, "target"}, Peer{Name: "a"})
+	w.target = NewTarget(newBook(w, "target", w.targetDir, &w.targetJournal), Peer{Name: "a"})
 	w.target.wait = noWait
 	if w.arrival != nil {
 		if w.arrival.copy == journal.Standby {
 			w.arrival.copy = journal.Absent // it ends with its agent
 		}
-		if last, ok := w.targetJournal.History().Current(); ok {
-			w.target.Expect(last.Attempt, w.arrival)
+		if w.arrival.copy == journal.Absent && w.targetJournal.History().Last(w.arrival.id).State == journal.None && w.fault("state arrives again") {
+			w.arrival.copy = journal.Standby
 		}
+		w.target.Expect(w.arrival.id, w.arrival)
 	}
 }
 
