@@ -135,13 +135,7 @@ func (a *addressSpace) forget(s span, mark bool) {
 		a.table.carve(s.start, s.end, nil)
 		return
 	}
-	a.table.carve(s.start, s.end, func(e entry) {
-		if e.writable() {
-			a.tracker.mark(e) // not by the rule on mappings: it was written
-			return
-		}
-		a.tracker.markMapping(e)
-	})
+	a.table.carve(s.start, s.end, a.tracker.markMapping)
 }
 
 // markRange makes the pages that are mapped within s dirty.
@@ -149,7 +143,7 @@ func (a *addressSpace) markRange(s span) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.table.walk(s.start, s.end, func(e entry) {
-		a.tracker.markMapping(e.clip(s.start, s.end))
+		a.tracker.mark(e.clip(s.start, s.end))
 	})
 }
 

@@ -50,7 +50,7 @@ func (c *switchContext) Switch(ctx context.Context, mm platform.MemoryManager, a
 		info, at, err := c.Context.Switch(ctx, &c.view, ac, cpu)
 		switch {
 		case err == nil:
-			if ac.SyscallNo() == unix.SYS_MADVISE && c.tracker.armed.Load() {
+			if ac.SyscallNo() == unix.SYS_MADVISE && c.tracker.marksMadvise() {
 				c.beginMadvise(space, ac)
 			}
 		case err == platform.ErrContextSignal && at.Write && info.Signo == int32(linux.SIGSEGV):
@@ -81,6 +81,11 @@ func (c *switchContext) Release() {
 	c.view = memoryView{}
 }
 
+// marksMadvise says whether an madvise(2) makes pages dirty.
+func (t *Tracker) marksMadvise() bool {
+	return t.armed.Load() && t.options.Disable&RuleReusedFrames == 0
+}
+
 // beginMadvise marks the range of an madvise(2) that the kernel is about to
 // handle: it may decommit pages that stay mapped.
 func (c *switchContext) beginMadvise(space *addressSpace, ac *arch.Context64) {
@@ -101,7 +106,7 @@ func (c *switchContext) finishMadvise(space *addressSpace) {
 	if c.madvised == (span{}) {
 		return
 	}
-	if c.tracker.armed.Load() {
+	if c.tracker.marksMadvise() {
 		space.markRange(c.madvised)
 	}
 	c.madvised = span{}

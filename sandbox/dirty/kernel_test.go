@@ -53,7 +53,7 @@ type sandbox struct {
 }
 
 // bootSandbox boots a kernel behind a Tracker and starts the program in it.
-func bootSandbox(program string, o Options) (*sandbox, error) {
+func bootSandbox(program, argument string, o Options) (*sandbox, error) {
 	for _, initialize := range []func() error{rand.Init, usage.Init, sighandling.IgnoreChildStop} {
 		if err := initialize(); err != nil {
 			return nil, err
@@ -82,7 +82,7 @@ func bootSandbox(program string, o Options) (*sandbox, error) {
 	if err := s.initKernel(); err != nil {
 		return nil, err
 	}
-	if err := s.createProcess(program); err != nil {
+	if err := s.createProcess(program, argument); err != nil {
 		return nil, err
 	}
 	return s, s.kernel.Start()
@@ -121,13 +121,13 @@ func (s *sandbox) initKernel() error {
 	return nil
 }
 
-func (s *sandbox) createProcess(program string) error {
+func (s *sandbox) createProcess(program, argument string) error {
 	k := s.kernel
 	l := limits.NewLimitSet()
 	l.SetUnchecked(limits.NumberOfFiles, limits.Limit{Cur: 1024, Max: 1024})
 	l.SetUnchecked(limits.Stack, limits.Limit{Cur: 8 << 20, Max: limits.Infinity})
 	args := kernel.CreateProcessArgs{
-		Filename: "/torture", Argv: []string{"torture"}, WorkingDirectory: "/", Umask: 0o22, Limits: l,
+		Filename: "/torture", Argv: []string{"torture", argument}, WorkingDirectory: "/", Umask: 0o22, Limits: l,
 		Credentials:          auth.NewRootCredentials(k.RootUserNamespace()),
 		MaxSymlinkTraversals: linux.MaxSymlinkTraversals, UTSNamespace: k.RootUTSNamespace(),
 		IPCNamespace: k.RootIPCNamespace(), PIDNamespace: k.RootPIDNamespace(), ContainerID: containerName,
@@ -191,7 +191,7 @@ func runTorture(run tortureRun) (tortureResult, error) {
 	if err != nil {
 		return result, err
 	}
-	s, err := bootSandbox(run.Guest, Options{Descriptors: descriptors, Disable: run.Disable})
+	s, err := bootSandbox(run.Guest, run.Only, Options{Descriptors: descriptors, Disable: run.Disable})
 	if err != nil {
 		return result, err
 	}

@@ -313,6 +313,63 @@ func TestConcurrentWriters(t *testing.T) {
 	}
 }
 
+// lateFaults has an application write to a page that a collection has protected
+// already, before the collection ends: its mark is in the set, and yet the page
+// stays writable. The application writes on and unmaps the page. It returns how
+// many pages are missed then.
+func lateFaults(t *testing.T, o Options) (missed int) {
+	for seed := range uint64(30) { // the order of address spaces is random
+		m := newModel(t, seed, o)
+		x, y := newFakeMM(m.tracker), newFakeMM(m.tracker)
+		x.mapPages(0, m.host.main, 0, 16, hostarch.ReadWrite)
+		y.mapPages(0, m.host.main, 16, 16, hostarch.ReadWrite)
+		if _, err := m.tracker.Arm(); err != nil {
+			t.Fatal(err)
+		}
+		m.sendAll()
+		x.write(0)
+		y.write(0)
+		inHook := false
+		m.host.failMap = func() bool { // while one is being protected
+			if inHook {
+				return false
+			}
+			inHook = true
+			for _, other := range []*fakeMM{x, y} {
+				if other.space.(*addressSpace).mu.TryLock() {
+					other.space.(*addressSpace).mu.Unlock()
+					other.write(0)
+				}
+			}
+			inHook = false
+			return false
+		}
+		for range 2 {
+			set, _, err := m.tracker.Collect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.host.failMap = nil
+			m.send(set)
+			for _, mm := range []*fakeMM{x, y} {
+				mm.write(0)
+				mm.unmapPages(0, 16)
+			}
+		}
+		missed += m.missed()
+	}
+	return missed
+}
+
+func TestLateFaults(t *testing.T) {
+	if n := lateFaults(t, Options{}); n != 0 {
+		t.Errorf("%d pages missed", n)
+	}
+	if n := lateFaults(t, Options{Disable: RuleMappings}); n == 0 {
+		t.Error("no page was missed without the rule on mappings")
+	}
+}
+
 // TestStaleFaultGoesOn has another thread open the page between a fault and its
 // handling: the application must go on, and the kernel must not see the fault.
 func TestStaleFaultGoesOn(t *testing.T) {

@@ -42,10 +42,10 @@ type Rule uint
 const (
 	// RuleSentryWrites finds what the sentry writes.
 	RuleSentryWrites Rule = 1 << iota
-	// RuleMappings marks frames that are mapped, unmapped or released, and the
-	// ranges of madvise(2).
+	// RuleMappings marks frames that are mapped, unmapped or released.
 	RuleMappings
-	// RuleReusedFrames finds frames that were freed and used again.
+	// RuleReusedFrames finds frames that were decommitted and used again: the
+	// witness, and the marks for madvise(2).
 	RuleReusedFrames
 )
 

@@ -18,7 +18,11 @@ const (
 )
 
 func main() {
-	for i, f := range []func(*rand.Rand){churn, protect, fork, file, sharedFile, reuse, decommit, readInto, heap} {
+	all := []func(*rand.Rand){churn, protect, fork, file, sharedFile, reuse, decommit, readInto, heap}
+	if len(os.Args) > 1 && os.Args[1] == "reuse" {
+		all = []func(*rand.Rand){reuse} // or others would take the freed frames
+	}
+	for i, f := range all {
 		go func() {
 			rng := rand.New(rand.NewPCG(uint64(i), 42))
 			for {
@@ -154,20 +158,34 @@ func sharedFile(rng *rand.Rand) {
 	unmap(m)
 }
 
-// reuse frees the frames of a file and reads those that it gets then.
+// reuse frees the frames of a file and reads those that it gets then, by itself
+// and by having the kernel read them.
 func reuse(rng *rand.Rand) {
 	f, err := os.OpenFile("/reuse", os.O_RDWR|os.O_CREATE, 0o600)
 	check(err, "open")
 	defer f.Close()
+	sink, err := os.OpenFile("/sink", os.O_RDWR|os.O_CREATE, 0o600)
+	check(err, "open")
+	defer sink.Close()
 	buf := make([]byte, area)
 	scribble(rng, buf, 1000)
+	_, err = sink.WriteAt(buf[:16*page], 0)
+	check(err, "write")
 	_, err = f.WriteAt(buf, 0)
 	check(err, "write")
-	time.Sleep(time.Duration(rng.IntN(60)) * time.Millisecond)
+	time.Sleep(time.Duration(30+rng.IntN(60)) * time.Millisecond)
 	check(f.Truncate(0), "truncate")
-	time.Sleep(time.Duration(rng.IntN(10)) * time.Millisecond)
-	m := anonymous(area)
-	look(m)
+	time.Sleep(time.Duration(rng.IntN(20)) * time.Millisecond)
+	m := anonymous(4 * area) // so large that the kernel does not map it ahead
+	if rng.IntN(2) == 0 {
+		look(m[:area])
+	} else {
+		for i := 0; i < len(m); i += 16 * page {
+			_, err = sink.WriteAt(m[i:i+16*page], 0)
+			check(err, "write")
+		}
+		time.Sleep(time.Duration(rng.IntN(60)) * time.Millisecond)
+	}
 	check(f.Truncate(area), "truncate")
 	m2, err := syscall.Mmap(int(f.Fd()), 0, area, syscall.PROT_READ, syscall.MAP_SHARED)
 	check(err, "mmap")
