@@ -1,6 +1,7 @@
 package image
 
 import (
+	"encoding/hex"
 	"errors"
 	"slices"
 	"strings"
@@ -124,5 +125,23 @@ func TestPageTable(t *testing.T) {
 	}
 	if missing, complete := table.keep([]Run{{leafPages - 5, 6}}); complete || missing != leafPages {
 		t.Errorf("keep of a missing page: %d, %v", missing, complete)
+	}
+}
+
+// The sample of docs/image-format.md.
+func TestDocumentedSample(t *testing.T) {
+	x := &pageIndex{}
+	x.addPack([32]byte{0xdd}, 20, []frame{{stored: 20, pages: 1, codec: codecZstd}}, []Tag{{0xee}})
+	x.files = []indexFile{{id: 0, runs: []indexRun{{Run{0, 1}, zeroOrdinal}, {Run{1, 1}, 0}}}}
+	data, err := x.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "534258504749445801000000001000000000000000000000000000000000000001000000010000000100000000000000" +
+		"01000000000000000200000000000000dd00000000000000000000000000000000000000000000000000000000000000" +
+		"1400000000000000010000000000000014000010ee0000000000000000000000000000000000000002000000" +
+		"00000000000000000100000000000000ffffffffffffffff" + "010000000000000001000000000000000000000000000000"
+	if got := hex.EncodeToString(data); got != want {
+		t.Errorf("index is\n%s, want\n%s", got, want)
 	}
 }
