@@ -153,8 +153,11 @@ func outcomeOf(state journal.State) Outcome {
 	return Aborted
 }
 
+// question is a method of Counterpart.
+type question func(context.Context, attempt.ID, attempt.Epoch) (attempt.Standing, error)
+
 // ask makes silence into attempt.Unreachable.
-func (s *Source) ask(ctx context.Context, how func(context.Context, attempt.ID, attempt.Epoch) (attempt.Standing, error), last journal.Record) attempt.Standing {
+func (s *Source) ask(ctx context.Context, how question, last journal.Record) attempt.Standing {
 	standing, err := how(ctx, last.Attempt, last.Epoch)
 	if err != nil {
 		return attempt.Unreachable

@@ -70,7 +70,10 @@ func (t *Target) Query(ctx context.Context, id attempt.ID, epoch attempt.Epoch) 
 	return t.respond(ctx, journal.Answer, id, epoch)
 }
 
-func (t *Target) respond(ctx context.Context, decide func(journal.State, journal.Copy) journal.Response, id attempt.ID, epoch attempt.Epoch) (attempt.Standing, error) {
+// decision is journal.Take or journal.Answer.
+type decision func(journal.State, journal.Copy) journal.Response
+
+func (t *Target) respond(ctx context.Context, decide decision, id attempt.ID, epoch attempt.Epoch) (attempt.Standing, error) {
 	// The peer's connection may end now: what was begun is finished all the same.
 	ctx = context.WithoutCancel(ctx)
 	t.mu.Lock()
@@ -80,7 +83,8 @@ func (t *Target) respond(ctx context.Context, decide func(journal.State, journal
 		last = t.peer.record(journal.Target, journal.None, id, epoch)
 	}
 	if last.Role != journal.Target || last.Epoch != epoch {
-		return "", fmt.Errorf("attempt %v is of the %s at %v here, asked for at %v: %w", id, last.Role, last.Epoch, epoch, journal.ErrIllegal)
+		return "", fmt.Errorf("%w: attempt %v is the %s's at %v here, asked for at %v",
+			journal.ErrIllegal, id, last.Role, last.Epoch, epoch)
 	}
 	r := decide(last.State, t.copyOf(id))
 	switch {

@@ -11,7 +11,8 @@ import (
 const DigestBytes = 16
 
 // Digest is an xxh3-128 of a page, or a sum over many. It finds mistakes and damage. It is no defence against
-// someone who makes collisions: both ends of a migration are trusted with the memory itself.
+// someone who makes collisions: both ends of a migration are trusted with the memory itself. A guest is not, and can
+// make two pages with one digest, so what finds equal or unchanged pages must not rely on it alone.
 type Digest [DigestBytes]byte
 
 // String returns 32 hexadecimal digits.
