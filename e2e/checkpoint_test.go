@@ -241,3 +241,22 @@ func TestImageIsPrivate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A sandbox whose processes come and go all the time is looked at and checkpointed at any moment of theirs, and survives each time.
+func TestCheckpointWhileProcessesEnd(t *testing.T) {
+	h := newHost(t)
+	root := dataDir(t)
+	if err := guest.WriteBusyboxRoot(root); err != nil {
+		t.Fatal(err)
+	}
+	churn := `for i in 1 2 3; do (while :; do /bin/true; done) & done; while :; do echo $((n=n+1)) >/tmp/count; /bin/true; done`
+	h.run("churn", h.bundle("churn", guest.Bundle{Root: root, Args: []string{"/bin/sh", "-c", churn}}))
+	for range 60 {
+		h.must("checkpoint", "churn", "--dry-run")
+		h.must("ps", "churn")
+	}
+	for range 5 {
+		h.must("checkpoint", "churn", "--image", h.path("images"), "--leave-running")
+	}
+	h.wantStatus("churn", specs.StateRunning)
+}
