@@ -39,6 +39,23 @@ func OpenDescriptors() (Descriptors, error) {
 	return Descriptors{open: true, userfaultfd: uffd, pagemap: pagemap}, nil
 }
 
+// Move gives the descriptors the numbers first and first+1, so that rules on
+// them can be written down before they are open. It returns them under these
+// numbers; the old ones are gone.
+func (d Descriptors) Move(first int) (Descriptors, error) {
+	if !d.open {
+		return d, nil
+	}
+	moved := Descriptors{open: true, userfaultfd: first, pagemap: first + 1}
+	for _, m := range [][2]int{{d.userfaultfd, moved.userfaultfd}, {d.pagemap, moved.pagemap}} {
+		if err := unix.Dup3(m[0], m[1], unix.O_CLOEXEC); err != nil {
+			return d, fmt.Errorf("move descriptor to %d: %w", m[1], err)
+		}
+		unix.Close(m[0])
+	}
+	return moved, nil
+}
+
 // Close closes them. The Tracker that borrowed them is disarmed.
 func (d Descriptors) Close() error {
 	if !d.open {

@@ -214,12 +214,11 @@ func (m *migration) reuse(fr memmap.FileRange) {
 	m.t.Helper()
 	m.mf.DecRef(fr)
 	for deadline := time.Now().Add(punchTimeout); ; time.Sleep(time.Millisecond) {
-		set := 0
-		err := pages.WalkCommitted(m.mf.FD(), fr.Start/pageSize, fr.End/pageSize, func(s, e uint64) error { set++; return nil })
+		page, err := pages.NextCommitted(m.mf.FD(), fr.Start/pageSize, fr.End/pageSize)
 		if err != nil {
 			m.t.Fatal(err)
 		}
-		if set == 0 {
+		if page == fr.End/pageSize {
 			break
 		}
 		if time.Now().After(deadline) {

@@ -59,7 +59,7 @@ func (w *witness) watch(set *Set) error {
 	return forChunks(w.chunks, func(i int) error {
 		start := uint64(i) * chunkPages
 		for s, e := range set.RangesWithin(start, start+chunkPages) {
-			if err := pages.WalkCommitted(w.fd, s, e, func(s, e uint64) error { return w.put(s, e) }); err != nil {
+			if err := w.put(s, e); err != nil {
 				return err
 			}
 		}
@@ -82,8 +82,12 @@ func (w *witness) put(start, end uint64) error {
 			w.seen.Add(page) // put here before, and still present
 			page++
 		case errors.Is(err, unix.EFAULT), errors.Is(err, unix.ENOENT):
-			w.seen.Remove(page) // a hole
-			page++
+			next, err := pages.NextCommitted(w.fd, page+1, end)
+			if err != nil {
+				return err
+			}
+			w.seen.RemoveRange(page, next) // a hole
+			page = next
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
 		default:
 			return fmt.Errorf("watch page %d of the memory file: %w", page, err)

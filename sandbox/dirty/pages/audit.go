@@ -35,15 +35,18 @@ func Audit(fd int, sizeBytes uint64, sent *Table) (AuditResult, error) {
 		}
 		return nil
 	}
-	err := WalkCommitted(fd, 0, limit, func(start, end uint64) error {
-		result.PagesChecked += end - start
-		result.Stale.RemoveRange(start, end)
+	committed, err := Committed(fd, sizeBytes)
+	if err != nil {
+		return result, err
+	}
+	result.PagesChecked = committed.Count()
+	result.Stale.Subtract(committed)
+	for start, end := range committed.Ranges() {
 		for ; start < end; start += readPages {
 			if err := check(start, min(start+readPages, end)); err != nil {
-				return err
+				return result, err
 			}
 		}
-		return nil
-	})
-	return result, err
+	}
+	return result, nil
 }

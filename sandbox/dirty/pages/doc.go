@@ -5,7 +5,7 @@
 // this package looks at it. Page p is the bytes [p*PageSize, (p+1)*PageSize).
 //
 //   - Set is a bitmap of pages.
-//   - Committed and WalkCommitted list the pages that hold data.
+//   - Committed and its companions list the pages that hold data.
 //   - Scanner compares a file with a Table of hashes of what was sent before,
 //     page by page: what differs changed, what is a hole now was freed. It is
 //     the whole tracker of a round in which nothing is armed, and the filter

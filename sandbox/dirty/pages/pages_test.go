@@ -178,10 +178,14 @@ func TestCommitted(t *testing.T) {
 	if err != nil || !got.Equal(setOf(3, 5, 9000, 9100)) {
 		t.Errorf("cut at page 9100: %d pages, %v", got.Count(), err)
 	}
-	var runs []uint64
-	err = WalkCommitted(fd, 4, 9001, func(s, e uint64) error { runs = append(runs, s, e); return nil })
-	if want := []uint64{4, 5, 9000, 9001}; err != nil || !slices.Equal(runs, want) {
-		t.Errorf("runs are %v, want %v: %v", runs, want, err)
+	got, err = CommittedAmong(fd, setOf(4, 9001, 9400, 9601))
+	if err != nil || !got.Equal(setOf(4, 5, 9000, 9001, 9400, 9500, 9600, 9601)) {
+		t.Errorf("among others: %d pages, %v", got.Count(), err)
+	}
+	for _, c := range [][3]uint64{{0, 10000, 3}, {4, 10000, 4}, {5, 8000, 8000}, {5, 10000, 9000}, {9500, 20000, 9600}, {10000, 20000, 20000}} {
+		if got, err := NextCommitted(fd, c[0], c[1]); got != c[2] || err != nil {
+			t.Errorf("next in [%d, %d) is %d, want %d: %v", c[0], c[1], got, c[2], err)
+		}
 	}
 }
 

@@ -70,11 +70,16 @@ type ScanResult struct {
 // sent any more, and the Scanner must not be used again.
 func (s *Scanner) Round(ctx context.Context, fd int, sizeBytes uint64, only *Set, visit Visit) (ScanResult, error) {
 	began := time.Now()
-	r := &round{
-		fd: fd, limit: sizeBytes / PageSize, only: only, visit: visit, table: &s.Table,
-		result: ScanResult{Changed: NewSet(sizeBytes / PageSize), Freed: NewSet(sizeBytes / PageSize)},
+	limit := sizeBytes / PageSize
+	committed, err := committedOf(fd, sizeBytes, only)
+	if err != nil {
+		return ScanResult{}, err
 	}
-	s.Table.grow(r.limit)
+	r := &round{
+		fd: fd, limit: limit, only: only, committed: committed, visit: visit, table: &s.Table,
+		result: ScanResult{Changed: NewSet(limit), Freed: NewSet(limit)},
+	}
+	s.Table.grow(limit)
 	var wg sync.WaitGroup
 	errs := make([]error, s.options.Workers)
 	for i := range errs {
@@ -85,13 +90,26 @@ func (s *Scanner) Round(ctx context.Context, fd int, sizeBytes uint64, only *Set
 	return r.result, errors.Join(errs...)
 }
 
+// sparseFactor is how many times cheaper it is to list a page that holds data
+// together with all others than to ask for it alone.
+const sparseFactor = 32
+
+// committedOf returns the pages that hold data, at least those in only.
+func committedOf(fd int, sizeBytes uint64, only *Set) (*Set, error) {
+	if only != nil && only.Count()*sparseFactor < sizeBytes/PageSize {
+		return CommittedAmong(fd, only)
+	}
+	return Committed(fd, sizeBytes)
+}
+
 // round is the state that the workers of one round share.
 type round struct {
-	fd    int
-	limit uint64 // pages in the file
-	only  *Set   // read-only during the round; nil means all
-	visit Visit
-	table *Table // each worker touches the block of its stripe only
+	fd        int
+	limit     uint64 // pages in the file
+	only      *Set   // read-only during the round; nil means all
+	committed *Set   // read-only during the round
+	visit     Visit
+	table     *Table // each worker touches the block of its stripe only
 
 	nextStripe atomic.Uint64
 	failed     atomic.Bool
@@ -152,7 +170,7 @@ func (w *worker) stripe(start, end uint64) error {
 // within scans the pages [start, end) of one stripe, data and holes.
 func (w *worker) within(start, end uint64) error {
 	next := start
-	err := WalkCommitted(w.fd, start, end, func(s, e uint64) error {
+	for s, e := range w.committed.RangesWithin(start, end) {
 		w.holes(next, s)
 		next = e
 		for ; s < e; s += readPages {
@@ -160,10 +178,6 @@ func (w *worker) within(start, end uint64) error {
 				return err
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	w.holes(next, end)
 	return nil
