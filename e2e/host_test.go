@@ -49,33 +49,34 @@ func (h *host) as(t *testing.T) *host { return &host{t: t, dir: h.dir, state: h.
 
 // close deletes every sandbox and directory of the host, and shows the logs of a failed test.
 func (h *host) close() {
+	if h.t.Failed() {
+		h.showLogs()
+	}
 	entries, _ := os.ReadDir(h.state)
 	for _, entry := range entries {
 		h.try("delete", "--force", entry.Name())
 	}
-	if h.t.Failed() {
-		h.showLogs()
-		if *keep {
-			h.t.Logf("kept %s", h.dir)
-			return
-		}
+	if h.t.Failed() && *keep {
+		h.t.Logf("kept %s", h.dir)
+		return
 	}
 	if err := os.RemoveAll(h.dir); err != nil {
 		h.t.Errorf("clean up: %v", err)
 	}
 }
 
-// showLogs prints the end of each log file.
+// showLogs prints the end of each log file: what workloads printed, and what the sandboxes' own processes did.
 func (h *host) showLogs() {
-	names, _ := filepath.Glob(filepath.Join(h.dir, "*.log"))
-	for _, name := range names {
+	printed, _ := filepath.Glob(filepath.Join(h.dir, "*.log"))
+	own, _ := filepath.Glob(filepath.Join(h.state, "*", "*.log"))
+	for _, name := range append(printed, own...) {
 		const shownBytes = 4 << 10
 		content, _ := os.ReadFile(name)
 		if len(content) > shownBytes {
 			content = content[len(content)-shownBytes:]
 		}
 		if len(content) > 0 {
-			h.t.Logf("%s ends with:\n%s", filepath.Base(name), content)
+			h.t.Logf("%s ends with:\n%s", strings.TrimPrefix(name, h.dir+"/"), content)
 		}
 	}
 }
