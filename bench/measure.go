@@ -36,12 +36,8 @@ func (s *stage) measure(r *runtime, w workload) (result sample, err error) {
 		return sample{}, err
 	}
 	defer os.RemoveAll(dir)
-	data := filepath.Join(dir, "data")
-	if err := os.MkdirAll(data, 0o755); err != nil {
-		return sample{}, err
-	}
 	bundle := filepath.Join(dir, "bundle")
-	if err := w.bundle(s.rootfs, s.programs, data).Write(bundle); err != nil {
+	if err := w.bundle(s.rootfs, s.programs).Write(bundle); err != nil {
 		return sample{}, err
 	}
 	source := &sandbox{runtime: r, id: "bench-source", stateDir: filepath.Join(dir, "state")}
@@ -68,7 +64,6 @@ func (s *stage) measure(r *runtime, w workload) (result sample, err error) {
 		}
 	}
 	source.delete()
-	os.Remove(filepath.Join(data, "data.sqlite-journal"))
 	for mode := range result.Restore {
 		if err := s.restore(r, dir, bundle, &result, mode); err != nil {
 			return sample{}, fmt.Errorf("restore %s: %w", r.compression[mode], err)

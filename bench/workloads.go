@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
 )
 
@@ -28,13 +30,14 @@ var workloads = []workload{
 	{name: "redis", sizeMiB: 1024, args: guest.Program("redis.py")},
 }
 
-// bundle describes the workload's container. A rootfs is given, since runsc does not put mounts into a rootfs that is "/" itself.
-func (w workload) bundle(rootfs, programs, data string) guest.Bundle {
+// bundle describes the workload's container. A rootfs is given, since runsc does not put mounts into a rootfs that is "/" itself. What the
+// workload writes stays in the sandbox: after a checkpoint it goes on, and files of the host would no longer be those of the image.
+func (w workload) bundle(rootfs, programs string) guest.Bundle {
 	b := guest.Bundle{
 		Args: w.args,
 		Root: rootfs,
 		Env:  []string{fmt.Sprintf("TICK_MS=%d", tickMillis), fmt.Sprintf("SIZE_MIB=%d", w.sizeMiB), "CONTENT=mixed"},
 	}
-	b.Mounts = append(b.Mounts, guest.Bind(programs, guest.ProgramsDir, "ro"), guest.Bind(data, guest.DataDir, "rw"))
+	b.Mounts = append(b.Mounts, guest.Bind(programs, guest.ProgramsDir, "ro"), specs.Mount{Destination: guest.DataDir, Type: "tmpfs", Source: "tmpfs"})
 	return b
 }
