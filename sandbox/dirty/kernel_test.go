@@ -15,6 +15,7 @@ import (
 	"gvisor.dev/gvisor/pkg/gomaxprocs"
 	"gvisor.dev/gvisor/pkg/memutil"
 	"gvisor.dev/gvisor/pkg/rand"
+	"gvisor.dev/gvisor/pkg/seccomp"
 	"gvisor.dev/gvisor/pkg/sentry/fdimport"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/host"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/tmpfs"
@@ -33,6 +34,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 	"gvisor.dev/gvisor/pkg/sighandling"
 	"gvisor.dev/gvisor/pkg/usermem"
+	"gvisor.dev/gvisor/runsc/boot/filter/config"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
@@ -184,6 +186,23 @@ func (s *sandbox) install(ctx gcontext.Context, args *kernel.CreateProcessArgs, 
 	return err
 }
 
+// installFilter puts the process under the filter of a sentry and what tracking
+// asks for, as a sandbox is.
+func (s *sandbox) installFilter(d Descriptors) error {
+	options := config.Options{Platform: s.tracker.SeccompInfo()}
+	allowed, denied := config.Rules(options)
+	allowed.Merge(d.SeccompRules())
+	program := &seccomp.Program{
+		RuleSets: []seccomp.RuleSet{{Rules: denied}, {Rules: allowed, Action: seccomp.Allow}},
+		Options:  config.SeccompOptions(options),
+	}
+	instructions, _, err := program.Build()
+	if err != nil {
+		return err
+	}
+	return seccomp.SetFilter(instructions)
+}
+
 // runTorture boots a sandbox, and collects and audits.
 func runTorture(run tortureRun) (tortureResult, error) {
 	var result tortureResult
@@ -193,6 +212,9 @@ func runTorture(run tortureRun) (tortureResult, error) {
 	}
 	s, err := bootSandbox(run.Guest, run.Only, Options{Descriptors: descriptors, Disable: run.Disable})
 	if err != nil {
+		return result, err
+	}
+	if err := s.installFilter(descriptors); err != nil {
 		return result, err
 	}
 	time.Sleep(10 * tortureRoundTime)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"syscall"
 	"time"
-	"unsafe"
 )
 
 const (
@@ -70,15 +69,15 @@ func churn(rng *rand.Rand) {
 	m := anonymous(area)
 	scribble(rng, m, 200)
 	cut := page * (1 + rng.IntN(area/page-2))
-	_, _, errno := syscall.Syscall(syscall.SYS_MUNMAP, uintptr(unsafe.Pointer(&m[cut])), page, 0)
+	_, _, errno := syscall.Syscall(syscall.SYS_MUNMAP, address(m[cut:]), page, 0)
 	if errno != 0 {
 		check(errno, "munmap a part")
 	}
 	scribble(rng, m[:cut], 100)
 	scribble(rng, m[cut+page:], 100)
-	_, _, errno = syscall.Syscall(syscall.SYS_MUNMAP, uintptr(unsafe.Pointer(&m[0])), uintptr(cut), 0)
+	_, _, errno = syscall.Syscall(syscall.SYS_MUNMAP, address(m), uintptr(cut), 0)
 	if errno == 0 {
-		_, _, errno = syscall.Syscall(syscall.SYS_MUNMAP, uintptr(unsafe.Pointer(&m[cut]))+page, uintptr(area-cut-page), 0)
+		_, _, errno = syscall.Syscall(syscall.SYS_MUNMAP, address(m[cut:])+page, uintptr(area-cut-page), 0)
 	}
 	if errno != 0 {
 		check(errno, "munmap the rest")
@@ -108,26 +107,6 @@ func fork(rng *rand.Rand) {
 	scribble(rng, copied, 100)
 	_, err := syscall.Wait4(pid, nil, 0, nil)
 	check(err, "wait")
-}
-
-// forkAndScribble forks. The child has one thread and no runtime, so it only
-// writes and exits.
-//
-//go:norace
-//go:nosplit
-func forkAndScribble(memory *byte, stride int) int {
-	pid, _, errno := syscall.RawSyscall(syscall.SYS_FORK, 0, 0, 0)
-	if errno != 0 {
-		return -int(errno)
-	}
-	if pid != 0 {
-		return int(pid)
-	}
-	for i := 0; i < area; i += page * stride {
-		*(*byte)(unsafe.Add(unsafe.Pointer(memory), i)) += 1
-	}
-	syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 0, 0, 0)
-	return 0
 }
 
 // file writes a file and truncates it.
