@@ -91,13 +91,16 @@ func newFrameDecoder(concurrency int) (*zstd.Decoder, error) {
 	)
 }
 
-// decodeFrame returns the pages of a frame: stored itself if it is raw, else in out, which has the size of
-// the pages.
+// decodeSlack is how far the decoder likes to write behind the end of a frame.
+const decodeSlack = 64
+
+// decodeFrame returns the pages of a frame: stored itself if it is raw, else in out, which has the length
+// of the pages. What is between length and capacity of out may change; decodeSlack bytes there make it faster.
 func decodeFrame(decoder *zstd.Decoder, f frame, stored, out []byte) ([]byte, error) {
 	if f.codec == codecRaw {
 		return stored, nil // its length was checked with the index
 	}
-	raw, err := decoder.DecodeAll(stored, out[:0:len(out)])
+	raw, err := decoder.DecodeAll(stored, out[:0])
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ type contents struct {
 	States map[string][]byte
 }
 
-// readAll reads an image in every way there is. It stops at the first error, as a restore does.
+// readAll reads an image in every way there is, up to the first error. What it has by then was given without one.
 func readAll(store *Store, name string) (*contents, error) {
 	img, err := store.Open(context.Background(), name, OpenOptions{})
 	if err != nil {
@@ -33,45 +33,88 @@ func readAll(store *Store, name string) (*contents, error) {
 	}
 	defer img.Close()
 	c := &contents{Config: img.Config(), Runs: map[FileID][]PageRun{}, Pages: map[FileID][]byte{}, Loaded: map[FileID][]byte{}, States: map[string][]byte{}}
-	sinks := map[FileID]PageSink{}
 	for _, file := range img.Files() {
 		c.Runs[file] = img.Runs(file)
-		place := map[uint64]int{} // page → offset in Loaded
-		for _, run := range c.Runs[file] {
+	}
+	// Each way of reading is to notice damage itself, so that it does not count what the others notice.
+	return c, errors.Join(c.readStates(img), c.readPages(img), c.load(img), img.Verify(context.Background()))
+}
+
+func (c *contents) readStates(img *Image) error {
+	for _, state := range img.Config().States {
+		r, err := img.OpenState(state.Kind)
+		if err != nil {
+			return err
+		}
+		data, err := io.ReadAll(r)
+		_ = r.Close()
+		if err != nil {
+			return err
+		}
+		c.States[state.Kind] = data
+	}
+	return nil
+}
+
+func (c *contents) readPages(img *Image) error {
+	for file, runs := range c.Runs {
+		var all []byte
+		for _, run := range runs {
 			pages := make([]byte, run.Count*PageBytes)
 			if err := img.ReadPages(file, run.First, pages); err != nil {
-				return nil, err
+				return err
 			}
-			for i := range run.Count {
-				place[run.First+i] = len(c.Pages[file]) + int(i*PageBytes)
-			}
-			c.Pages[file] = append(c.Pages[file], pages...)
+			all = append(all, pages...)
 		}
-		loaded := make([]byte, len(c.Pages[file]))
-		c.Loaded[file] = loaded
+		c.Pages[file] = all
+	}
+	return nil
+}
+
+func (c *contents) load(img *Image) error {
+	loaded, sinks := map[FileID][]byte{}, map[FileID]PageSink{}
+	for file, runs := range c.Runs {
+		place := map[uint64]int{} // page → offset in what is loaded
+		for _, run := range runs {
+			for i := range run.Count {
+				place[run.First+i] = len(place) * PageBytes
+			}
+		}
+		all := make([]byte, len(place)*PageBytes)
+		loaded[file] = all
 		sinks[file] = func(first uint64, data []byte) error {
 			for i := 0; i < len(data); i += PageBytes {
-				copy(loaded[place[first+uint64(i/PageBytes)]:], data[i:i+PageBytes])
+				copy(all[place[first+uint64(i/PageBytes)]:], data[i:i+PageBytes])
 			}
 			return nil
 		}
 	}
 	if err := img.Load(context.Background(), sinks, LoadOptions{Workers: 1}); err != nil {
-		return nil, err
+		return err
 	}
-	for _, state := range img.Config().States {
-		r, err := img.OpenState(state.Kind)
-		if err != nil {
-			return nil, err
+	c.Loaded = loaded
+	return nil
+}
+
+// agrees says whether everything in c is so in want too; parts may be missing.
+func (c *contents) agrees(want *contents) bool {
+	same := func(file FileID, data []byte, in map[FileID][]byte) bool { return bytes.Equal(data, in[file]) }
+	for file, data := range c.Pages {
+		if !same(file, data, want.Pages) {
+			return false
 		}
-		data, err := io.ReadAll(r)
-		_ = r.Close()
-		if err != nil {
-			return nil, err
-		}
-		c.States[state.Kind] = data
 	}
-	return c, img.Verify(context.Background())
+	for file, data := range c.Loaded {
+		if !same(file, data, want.Loaded) {
+			return false
+		}
+	}
+	for kind, data := range c.States {
+		if !bytes.Equal(data, want.States[kind]) {
+			return false
+		}
+	}
+	return cmp.Equal(c.Config, want.Config) && cmp.Equal(c.Runs, want.Runs)
 }
 
 // smallImage writes an image with all that the format has, in a few KiB: raw and compressed frames, zeros, duplicates, two packs, two
@@ -129,6 +172,9 @@ func (d *damager) try(name, what string, original, changed []byte) {
 		got, err = readAll(store, "latest")
 	}
 	blob := strings.HasPrefix(name, blobsDir)
+	if got != nil && !got.agrees(d.want) {
+		d.t.Errorf("%s %s: gave something else, %v", name, what, err)
+	}
 	var ours *Error
 	switch {
 	case err == nil && blob:

@@ -89,7 +89,6 @@ func TestRoundTrip(t *testing.T) {
 		if err != nil || !bytes.Equal(state, memory[:200000]) {
 			t.Fatal("state", err)
 		}
-		t.Logf("%+v", img.Stats())
 	}
 }
 

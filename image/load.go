@@ -184,7 +184,7 @@ func (img *Image) eachSegment(ctx context.Context, workers, n int, visit func(r 
 	var group sync.WaitGroup
 	for range min(workers, n) {
 		group.Go(func() {
-			r := &segmentReader{img: img, tagger: newTagger(img.index.key), stored: make([]byte, loadBytes), raw: make([]byte, loadBytes)}
+			r := &segmentReader{img: img, tagger: newTagger(img.index.key), stored: make([]byte, loadBytes), raw: make([]byte, loadBytes+decodeSlack)}
 			for {
 				i := next.Add(1) - 1
 				if i >= int64(n) {

@@ -71,7 +71,7 @@ func (r *pageReader) readFrame(img *Image, number int, f frame, skip int, dst []
 			return err
 		}
 		var err error
-		raw, err = decodeFrame(img.decoder, f, stored, make([]byte, int(f.pages)*PageBytes))
+		raw, err = decodeFrame(img.decoder, f, stored, make([]byte, int(f.pages)*PageBytes, int(f.pages)*PageBytes+decodeSlack))
 		if err != nil {
 			return img.frameError(number, err)
 		}
