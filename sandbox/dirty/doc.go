@@ -8,7 +8,8 @@
 //     the kernel and wraps the real one. While it is armed, every writable
 //     mapping of the memory file is made read-only on the host. Context.Switch
 //     sees the write fault before the kernel does, maps a cluster of pages
-//     writable, marks it dirty and goes on.
+//     writable and goes on. A collection marks what is writable dirty, and
+//     makes it read-only again.
 //   - What the sentry writes for the application (read(2) into a buffer, tmpfs,
 //     signal frames) goes through the sentry's own mapping of the file. That
 //     mapping is registered with userfaultfd for asynchronous write-protection,

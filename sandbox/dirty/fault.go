@@ -60,8 +60,9 @@ func (e entry) cluster(addr, size uint64) entry {
 	return e.clip(start, start+size)
 }
 
-// open makes e, a protected entry or part of one, writable, and its pages
-// dirty. If it fails, e stays protected. mu is held.
+// open makes e, a protected entry or part of one, writable. Its pages become
+// dirty when that ends: by a collection, or because the mapping goes. If it
+// fails, e stays protected. mu is held.
 func (a *addressSpace) open(e entry) error {
 	e.protected = false
 	if err := a.remap(e); err != nil {
@@ -71,7 +72,6 @@ func (a *addressSpace) open(e entry) error {
 	a.table.insert(e)
 	if a.tracker.armed.Load() {
 		a.opened = append(a.opened, span{e.start, e.end})
-		a.tracker.mark(e)
 	}
 	return nil
 }
@@ -87,11 +87,5 @@ func (a *addressSpace) openEverything() {
 		}
 		a.table.carve(r.whole.start, r.whole.end, nil)
 		a.table.insert(r.whole)
-		if !a.tracker.armed.Load() {
-			continue
-		}
-		for _, e := range r.wanted {
-			a.tracker.mark(e)
-		}
 	}
 }
