@@ -96,11 +96,8 @@ func (r *relay) carryInput() {
 	if err != nil || r.before != nil {
 		return
 	}
-	// Input from a pipe has an end; a terminal's end is a character, unless the
-	// program inside has switched that off.
-	if t, err := unix.IoctlGetTermios(int(r.master.Fd()), unix.TCGETS); err == nil && t.Lflag&unix.ICANON != 0 {
-		r.master.Write([]byte{endOfInput})
-	}
+	// Input from a pipe has an end; on a terminal that is a character.
+	r.master.Write([]byte{endOfInput})
 }
 
 func (r *relay) carrySizes() {
