@@ -1,14 +1,15 @@
 package boot
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
-	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/cpuid"
 	"gvisor.dev/gvisor/pkg/gomaxprocs"
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/rand"
 	"gvisor.dev/gvisor/pkg/sentry/devices/memdev"
 	"gvisor.dev/gvisor/pkg/sentry/devices/ttydev"
@@ -44,6 +45,7 @@ import (
 	_ "gvisor.dev/gvisor/pkg/sentry/socket/unix"
 	_ "gvisor.dev/gvisor/pkg/sentry/syscalls/linux"
 
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
@@ -79,21 +81,33 @@ func initGlobals(totalMemory uint64) error {
 // of it.
 const loadingMapUnit = 64 << 10
 
-// mappingPlatform is the platform, with a unit of mapping that can be changed.
-type mappingPlatform struct {
-	platform.Platform
-	mapUnit atomic.Uint64 // bytes; 0 means the platform's own
+// firstTrackingFD is the number of the first of the two descriptors of dirty
+// tracking: far above what is inherited, so that the seccomp filter is always
+// the same.
+const firstTrackingFD = 1000
+
+// newTracker wraps a platform so that the pages that the guest dirties can be
+// tracked. Where the host's kernel cannot do that, nothing is lost but the
+// tracking: what needs it says so when it is asked for.
+func newTracker(p platform.Platform, descriptors dirty.Descriptors) *dirty.Tracker {
+	return dirty.Wrap(p, dirty.Options{Descriptors: descriptors})
 }
 
-// MapUnit implements platform.Platform.MapUnit.
-func (p *mappingPlatform) MapUnit() uint64 {
-	if unit := p.mapUnit.Load(); unit != 0 {
-		return unit
+// openTracking opens what dirty tracking needs. It reads /proc, so it comes
+// before isolate.
+func openTracking() (dirty.Descriptors, error) {
+	descriptors, err := dirty.OpenDescriptors()
+	if errors.Is(err, dirty.ErrUnsupported) {
+		log.Infof("memory is scanned instead of tracked: %v", err)
+		return dirty.Descriptors{}, nil
 	}
-	return p.Platform.MapUnit()
+	if err != nil {
+		return dirty.Descriptors{}, err
+	}
+	return descriptors.Move(firstTrackingFD)
 }
 
-func newPlatform(name string) (*mappingPlatform, error) {
+func newPlatform(name string) (platform.Platform, error) {
 	if name == "" {
 		name = DefaultPlatform
 	}
@@ -109,7 +123,7 @@ func newPlatform(name string) (*mappingPlatform, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start platform %q: %w", name, err)
 	}
-	return &mappingPlatform{Platform: inner}, nil
+	return inner, nil
 }
 
 // newMemoryFile makes pages of memory for the kernel. It takes ownership of

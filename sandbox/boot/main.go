@@ -62,6 +62,10 @@ func open(cfg *Config, files *Files, hooks Hooks) (*Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keep memory file: %w", err)
 	}
+	descriptors, err := openTracking()
+	if err != nil {
+		return nil, err
+	}
 	root, err := isolate()
 	if err != nil {
 		return nil, err
@@ -69,22 +73,25 @@ func open(cfg *Config, files *Files, hooks Hooks) (*Sandbox, error) {
 	s := &Sandbox{cfg: cfg, memory: os.NewFile(uintptr(memoryFD), "memory"), ended: make(chan struct{}), terminalFD: -1}
 	created := PhaseCreated
 	s.phase.Store(&created)
-	if s.platform, err = newPlatform(cfg.Platform); err != nil {
+	bare, err := newPlatform(cfg.Platform)
+	if err != nil {
 		return nil, err
 	}
+	s.platform = newTracker(bare, descriptors)
 	if err := root.seal(); err != nil {
 		return nil, err
 	}
 	if s.mf, err = newMemoryFile(files.Memory); err != nil {
 		return nil, err
 	}
+	s.platform.SetMemoryFile(s.mf)
 	srv, err := server.CreateFromFD(int(files.Control.Fd()))
 	if err != nil {
 		return nil, fmt.Errorf("serve control socket: %w", err)
 	}
 	// From here on the gofer answers, a saved state is read, and in the end
 	// guest code runs.
-	if err := installSeccomp(s.platform, files.Control.Fd()); err != nil {
+	if err := installSeccomp(filterParts{bare, files.Control.Fd(), descriptors}); err != nil {
 		return nil, err
 	}
 	if cfg.Restore != nil {

@@ -19,6 +19,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
@@ -26,7 +27,7 @@ import (
 type Sandbox struct {
 	cfg *Config
 
-	platform *mappingPlatform
+	platform *dirty.Tracker
 	memory   *os.File // a descriptor of its own for the memory file
 	mf       *pgalloc.MemoryFile
 	kernel   *kernel.Kernel
@@ -63,6 +64,9 @@ func (s *Sandbox) MemoryFile() *pgalloc.MemoryFile { return s.mf }
 
 // Memory returns the memfd behind MemoryFile. The sandbox keeps it.
 func (s *Sandbox) Memory() *os.File { return s.memory }
+
+// Tracker tracks the pages that the guest dirties.
+func (s *Sandbox) Tracker() *dirty.Tracker { return s.platform }
 
 // Network returns the root network stack and its gates.
 func (s *Sandbox) Network() (*stack.Stack, *network.Gates) {
@@ -302,10 +306,10 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 	for i, mount := range s.cfg.Mounts.GoferMounts() {
 		hostFDs[checkpoint.ResourceID{ContainerName: RootContainer, Path: mount.Destination}] = gofer[i]
 	}
-	s.platform.mapUnit.Store(loadingMapUnit)
+	s.platform.SetMapUnit(loadingMapUnit)
 	s.kernel, err = load(&Loading{
 		Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load,
-		Loaded: func() { s.platform.mapUnit.Store(0) },
+		Loaded: func() { s.platform.SetMapUnit(0) },
 	})
 	return err
 }

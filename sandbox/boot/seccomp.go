@@ -12,6 +12,8 @@ import (
 	"gvisor.dev/gvisor/pkg/seccomp"
 	"gvisor.dev/gvisor/pkg/sentry/platform"
 	"gvisor.dev/gvisor/runsc/boot/filter/config"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
 )
 
 // A sandbox process is under gVisor's own filter for a sentry: the system
@@ -40,15 +42,22 @@ func ownSyscalls() seccomp.SyscallRules {
 	})
 }
 
+// filterParts is what a filter is made for.
+type filterParts struct {
+	platform  platform.Platform
+	controlFD uintptr
+	tracking  dirty.Descriptors
+}
+
 // installSeccomp puts all threads of the process under the filter, for good.
-func installSeccomp(p platform.Platform, controlFD uintptr) error {
+func installSeccomp(p filterParts) error {
 	var ready compiledFilter
 	if err := json.Unmarshal(precompiledFilter, &ready); err != nil {
 		return fmt.Errorf("read seccomp filter: %w", err)
 	}
-	if key := filterKey(p, controlFD); ready.Key != key {
+	if key := p.key(); ready.Key != key {
 		log.Infof("seccomp filter was compiled for %q, need %q: compiling", ready.Key, key)
-		fresh, err := compileFilter(p, controlFD)
+		fresh, err := p.compile()
 		if err != nil {
 			return err
 		}
@@ -60,16 +69,18 @@ func installSeccomp(p platform.Platform, controlFD uintptr) error {
 	return nil
 }
 
-// filterKey holds all that a compiled filter depends on, but for the code.
-func filterKey(p platform.Platform, controlFD uintptr) string {
-	info := p.SeccompInfo()
-	return fmt.Sprintf("%s %s control=%d pid=%d vars=%v", runtime.GOARCH, info.ConfigKey(), controlFD, unix.Getpid(), info.Variables())
+// key holds all that a compiled filter depends on, but for the code.
+func (p filterParts) key() string {
+	info := p.platform.SeccompInfo()
+	return fmt.Sprintf("%s %s control=%d tracking=%v pid=%d vars=%v",
+		runtime.GOARCH, info.ConfigKey(), p.controlFD, p.tracking, unix.Getpid(), info.Variables())
 }
 
-func compileFilter(p platform.Platform, controlFD uintptr) (*compiledFilter, error) {
-	opts := config.Options{Platform: p.SeccompInfo(), ControllerFD: uint32(controlFD)}
+func (p filterParts) compile() (*compiledFilter, error) {
+	opts := config.Options{Platform: p.platform.SeccompInfo(), ControllerFD: uint32(p.controlFD)}
 	rules, deny := config.Rules(opts)
 	rules.Merge(ownSyscalls())
+	rules.Merge(p.tracking.SeccompRules())
 	program := &seccomp.Program{
 		RuleSets: []seccomp.RuleSet{
 			{Rules: deny},
@@ -81,5 +92,5 @@ func compileFilter(p platform.Platform, controlFD uintptr) (*compiledFilter, err
 	if err != nil {
 		return nil, fmt.Errorf("compile seccomp filter: %w", err)
 	}
-	return &compiledFilter{Key: filterKey(p, controlFD), Instructions: instructions}, nil
+	return &compiledFilter{Key: p.key(), Instructions: instructions}, nil
 }

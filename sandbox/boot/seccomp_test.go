@@ -65,7 +65,11 @@ func dumpFilter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	filter, err := compileFilter(p, controlFDInChild)
+	tracking, err := openTracking()
+	if err != nil {
+		t.Fatal(err)
+	}
+	filter, err := filterParts{p, controlFDInChild, tracking}.compile()
 	if err != nil {
 		t.Fatal(err)
 	}
