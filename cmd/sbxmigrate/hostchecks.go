@@ -129,10 +129,6 @@ func probeSandbox(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	rootfs := filepath.Join(dir, "rootfs")
-	if err := os.Mkdir(rootfs, 0o755); err != nil {
-		return "", err
-	}
 	bundle, err := ownBundle(dir, "version")
 	if err != nil {
 		return "", err
@@ -161,16 +157,23 @@ func probeSandbox(ctx context.Context) (_ string, err error) {
 	return "a sandbox ran this program", nil
 }
 
-// ownBundle describes a sandbox that runs this program itself.
+// ownBundle makes a bundle in dir whose one program is this one.
 func ownBundle(dir string, args ...string) (*sandbox.Bundle, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	const program = "/sbxmigrate"
+	rootfs := filepath.Join(dir, "rootfs")
+	if err := os.Mkdir(rootfs, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(rootfs, program), nil, 0o755); err != nil { // to mount on
+		return nil, err
+	}
 	return &sandbox.Bundle{Dir: dir, Spec: &specs.Spec{
 		Version: specs.Version,
-		Root:    &specs.Root{Path: "rootfs", Readonly: true},
+		Root:    &specs.Root{Path: rootfs, Readonly: true},
 		Process: &specs.Process{Args: append([]string{program}, args...), Cwd: "/"},
 		Mounts:  []specs.Mount{{Destination: program, Type: "bind", Source: self, Options: []string{"ro"}}},
 		Linux:   &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace}}},

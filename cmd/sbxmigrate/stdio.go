@@ -25,6 +25,10 @@ func copyPreserved(n int) ([]*os.File, error) {
 // copyInherited copies n descriptors from first on. The caller closes them.
 func copyInherited(first, n int) (files []*os.File, err error) {
 	for fd := first; fd < first+n; fd++ {
+		if err := checkInherited(fd); err != nil {
+			closeAll(files)
+			return nil, err
+		}
 		// Programs that descriptors are preserved for are not ours: the copy
 		// must not reach them by accident.
 		duplicate, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstPreserved)
@@ -35,6 +39,20 @@ func copyInherited(first, n int) (files []*os.File, err error) {
 		files = append(files, os.NewFile(uintptr(duplicate), fmt.Sprintf("fd-%d", fd)))
 	}
 	return files, nil
+}
+
+// checkInherited refuses a descriptor that our caller did not open. What came
+// through exec is not marked close-on-exec; all that this program opens itself
+// is, and must not end up in a guest.
+func checkInherited(fd int) error {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	if err == nil && flags&unix.FD_CLOEXEC != 0 {
+		err = unix.EBADF
+	}
+	if err != nil {
+		return fmt.Errorf("pass descriptor %d on: %w", fd, err)
+	}
+	return nil
 }
 
 func closeAll(files []*os.File) {
