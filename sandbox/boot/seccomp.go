@@ -36,9 +36,18 @@ var precompiledFilter []byte
 
 // ownSyscalls are what this program needs beyond gVisor's sentry.
 func ownSyscalls() seccomp.SyscallRules {
+	packetFanout := seccomp.PerArg{
+		seccomp.AnyValue{}, seccomp.EqualTo(unix.SOL_PACKET), seccomp.EqualTo(unix.PACKET_FANOUT),
+	}
 	return seccomp.MakeSyscallRules(map[uintptr]seccomp.SyscallRule{
 		// Pipes for streams, see streams.go.
 		unix.SYS_PIPE2: seccomp.MatchAll{},
+		// What network endpoints are made with: each looks at its packet socket,
+		// joins a fan-out group, and waits for an event to stop.
+		unix.SYS_GETSOCKNAME: seccomp.MatchAll{},
+		unix.SYS_GETSOCKOPT:  packetFanout,
+		unix.SYS_SETSOCKOPT:  packetFanout,
+		unix.SYS_EVENTFD2:    seccomp.PerArg{seccomp.EqualTo(0), seccomp.EqualTo(unix.EFD_NONBLOCK)},
 	})
 }
 
