@@ -26,7 +26,7 @@ const (
 
 // runHooks runs the hooks of a point in their order. The first that fails ends
 // the run and is the error.
-func (s *Sandbox) runHooks(point hookPoint) error {
+func (s *Sandbox) runHooks(ctx context.Context, point hookPoint) error {
 	spec, err := s.Spec()
 	if err != nil || spec.Hooks == nil {
 		return err
@@ -35,6 +35,7 @@ func (s *Sandbox) runHooks(point hookPoint) error {
 	status := specs.StateRunning
 	switch point {
 	case hookCreateRuntime:
+		//lint:ignore SA1019 Specifications still have prestart hooks, and expect them to run.
 		hooks, status = append(spec.Hooks.Prestart, spec.Hooks.CreateRuntime...), specs.StateCreating
 	case hookPoststart:
 		hooks = spec.Hooks.Poststart
@@ -49,15 +50,18 @@ func (s *Sandbox) runHooks(point hookPoint) error {
 		return err
 	}
 	for _, hook := range hooks {
-		if err := runHook(hook, stdin); err != nil {
+		if err := runHook(ctx, hook, stdin); err != nil {
 			return fmt.Errorf("hook %q of sandbox %q: %w", hook.Path, s.ID, err)
 		}
 	}
 	return nil
 }
 
-func runHook(hook specs.Hook, stdin []byte) error {
-	ctx := context.Background()
+// outputGrace is how long what a hook leaves behind may keep its output open.
+const outputGrace = time.Second
+
+func runHook(ctx context.Context, hook specs.Hook, stdin []byte) error {
+	parent := ctx
 	if hook.Timeout != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(*hook.Timeout)*time.Second)
@@ -71,7 +75,11 @@ func runHook(hook specs.Hook, stdin []byte) error {
 	cmd.Env = append([]string{}, hook.Env...)
 	cmd.Stdin = bytes.NewReader(stdin)
 	cmd.Stdout, cmd.Stderr = &output, &output
+	cmd.WaitDelay = outputGrace
 	if err := cmd.Run(); err != nil {
+		if parent.Err() != nil {
+			return parent.Err()
+		}
 		if ctx.Err() != nil {
 			err = fmt.Errorf("no end after %d s", *hook.Timeout)
 		}

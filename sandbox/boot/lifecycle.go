@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/log"
 	gcontrol "gvisor.dev/gvisor/pkg/sentry/control"
@@ -201,6 +200,3 @@ func (s *Sandbox) exitCode() int {
 	<-s.ended
 	return exitStatus(s.kernel.GlobalInit().ExitStatus())
 }
-
-// killedBeforeStart is the status of a container that was ended before it ran.
-const killedBeforeStart = 128 + int(unix.SIGKILL)
