@@ -258,7 +258,12 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 	}
 	c.adjustOOMScore()
 	s := &Sandbox{Record: c.record, dir: c.dir, child: child}
-	if err := s.runHooks(hookCreateRuntime); err != nil {
+	// From here on there is a process to be ended, whatever becomes of us.
+	s.Creating = true
+	if err := s.save(); err != nil {
+		return nil, err
+	}
+	if err := s.runHooks(ctx, hookCreateRuntime); err != nil {
 		return nil, err
 	}
 	report, err := child.waitReady(ctx)
@@ -270,6 +275,7 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 		return nil, c.explain(err)
 	}
 	c.warnings = append(c.warnings, report.Warnings...)
+	s.Creating = false
 	if err := s.save(); err != nil {
 		return nil, err
 	}

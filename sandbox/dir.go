@@ -47,6 +47,10 @@ type Record struct {
 	Terminal    bool              `json:"terminal"`
 	Platform    string            `json:"platform"`
 
+	// Creating says that the sandbox is not ready yet: the command that creates
+	// it is at work, or was ended before it could clean up.
+	Creating bool `json:"creating,omitempty"`
+
 	Sandbox Process `json:"sandbox"`
 	Gofer   Process `json:"gofer"`
 

@@ -7,8 +7,9 @@ import "errors"
 var (
 	// ErrExists says that the ID is taken.
 	ErrExists = errors.New("sandbox already exists")
-	// ErrNotFound says that no sandbox has this ID.
-	ErrNotFound = errors.New("no such sandbox")
+	// ErrNotFound says that no sandbox has this ID. Container managers look
+	// for these words.
+	ErrNotFound = errors.New("sandbox does not exist")
 	// ErrBadID says that the ID cannot name a sandbox.
 	ErrBadID = errors.New("bad sandbox ID")
 	// ErrState says that the sandbox is not in the state the operation needs.

@@ -2,10 +2,12 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/urpc"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
@@ -31,6 +33,9 @@ func (s *Sandbox) Exec(ctx context.Context, process *specs.Process, files []*os.
 func (s *Sandbox) WaitProcess(ctx context.Context, pid int32) (int, error) {
 	var result control.WaitResult
 	err := control.Call(ctx, s.dir, 0, control.MethodWait, &control.WaitArgs{PID: pid}, &result)
+	if errors.Is(err, control.ErrUnreachable) && s.Sandbox.wait(ctx) == nil {
+		return 128 + int(unix.SIGKILL), nil
+	}
 	if err != nil {
 		return 0, fmt.Errorf("wait for process %d of sandbox %q: %w", pid, s.ID, err)
 	}

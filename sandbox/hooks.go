@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"time"
@@ -25,7 +26,7 @@ const (
 )
 
 // runHooks runs the hooks of a point in their order. The first that fails ends
-// the run and is the error.
+// the run and is the error, except after the stop: there all run.
 func (s *Sandbox) runHooks(ctx context.Context, point hookPoint) error {
 	spec, err := s.Spec()
 	if err != nil || spec.Hooks == nil {
@@ -49,12 +50,16 @@ func (s *Sandbox) runHooks(ctx context.Context, point hookPoint) error {
 	if err != nil {
 		return err
 	}
+	var failed error
 	for _, hook := range hooks {
 		if err := runHook(ctx, hook, stdin); err != nil {
-			return fmt.Errorf("hook %q of sandbox %q: %w", hook.Path, s.ID, err)
+			failed = errors.Join(failed, fmt.Errorf("hook %q of sandbox %q: %w", hook.Path, s.ID, err))
+			if point != hookPoststop {
+				break
+			}
 		}
 	}
-	return nil
+	return failed
 }
 
 // outputGrace is how long what a hook leaves behind may keep its output open.
@@ -76,7 +81,8 @@ func runHook(ctx context.Context, hook specs.Hook, stdin []byte) error {
 	cmd.Stdin = bytes.NewReader(stdin)
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.WaitDelay = outputGrace
-	if err := cmd.Run(); err != nil {
+	// A hook may leave a process behind that keeps its output open.
+	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		if parent.Err() != nil {
 			return parent.Err()
 		}

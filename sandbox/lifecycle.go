@@ -32,6 +32,9 @@ func (s *Sandbox) Status(ctx context.Context) specs.ContainerState {
 	if !s.Sandbox.Alive() {
 		return specs.StateStopped
 	}
+	if s.Creating {
+		return specs.StateCreating
+	}
 	var status control.Status
 	err := control.Call(ctx, s.dir, statusTimeout, control.MethodStatus, &control.None{}, &status)
 	switch {
@@ -60,7 +63,11 @@ func (s *Sandbox) Start(ctx context.Context) error {
 	if err := s.call(ctx, control.MethodStart, &control.None{}, &control.None{}); err != nil {
 		return fmt.Errorf("start sandbox %q: %w", s.ID, err)
 	}
-	return s.runHooks(hookPoststart)
+	if err := s.runHooks(ctx, hookPoststart); err != nil {
+		// The runtime specification: the container is stopped then.
+		return errors.Join(err, s.Sandbox.kill())
+	}
+	return nil
 }
 
 // Pause stops the container's tasks where they are.
@@ -95,7 +102,8 @@ func (s *Sandbox) need(ctx context.Context, verb string, states ...specs.Contain
 func (s *Sandbox) Signal(ctx context.Context, signal unix.Signal, all bool) error {
 	status := s.Status(ctx)
 	if status == specs.StateStopped {
-		return fmt.Errorf("cannot signal sandbox %q: %w: it is stopped", s.ID, ErrState)
+		// Container managers look for these words.
+		return fmt.Errorf("cannot signal sandbox %q: %w: container not running", s.ID, ErrState)
 	}
 	beforeStart := status == specs.StateCreated && (signal == unix.SIGTERM || signal == unix.SIGINT)
 	if signal == unix.SIGKILL || beforeStart {
@@ -195,7 +203,7 @@ func (s *Sandbox) Delete(ctx context.Context, force bool) error {
 		return err
 	}
 	defer unlock()
-	err = errors.Join(s.removeCgroup(), s.returnAddresses(), s.runHooks(hookPoststop))
+	err = errors.Join(s.removeCgroup(), s.returnAddresses(), s.runHooks(ctx, hookPoststop))
 	return errors.Join(err, os.RemoveAll(s.dir))
 }
 
