@@ -12,7 +12,7 @@ import (
 )
 
 func main() {
-	// The binary is its own sandbox process and its own gofer.
+	// The binary is its own sandbox process, its own gofer, and what the demo runs.
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case boot.Subcommand:
@@ -23,6 +23,8 @@ func main() {
 				os.Exit(1)
 			}
 			os.Exit(0)
+		case demoServerCommand:
+			os.Exit(demoServer(os.Args[2:]))
 		}
 	}
 	os.Exit(run(os.Args[1:]))
