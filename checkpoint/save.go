@@ -57,6 +57,8 @@ type SaveReport struct {
 	// StoppedNanos is how long the tasks were stopped, 0 if they never ran
 	// again.
 	StoppedNanos int64 `json:"stoppedNanos"`
+	// Rounds is how often memory was gone through before the stop.
+	Rounds int `json:"rounds"`
 	// PagesCommitted is the number of pages that the kernel holds, StateBytes
 	// and MetadataBytes what its streams have before compression.
 	PagesCommitted uint64 `json:"pagesCommitted"`
@@ -135,6 +137,14 @@ func (s *saving) run(ctx context.Context) error {
 	defer memory.Close()
 	s.clock.lap("prepare")
 
+	var early *precopy
+	if s.opts.LeaveRunning {
+		early = newPrecopy(memory, s.writer)
+		if s.report.Rounds, err = early.run(ctx); err != nil {
+			return err
+		}
+		s.clock.lap("rounds")
+	}
 	lifeline, theirs, err := os.Pipe()
 	if err != nil {
 		return err
@@ -147,7 +157,7 @@ func (s *saving) run(ctx context.Context) error {
 		return err
 	}
 	s.clock.lap("stop")
-	if err := s.storePages(ctx, memory, pages); err != nil {
+	if err := s.storePages(ctx, memory, early, pages); err != nil {
 		return err
 	}
 	s.clock.lap("pages")
@@ -157,8 +167,15 @@ func (s *saving) run(ctx context.Context) error {
 	return s.commitThenEnd(ctx)
 }
 
-func (s *saving) storePages(ctx context.Context, memory *os.File, pages *pageList) error {
-	if err := s.writer.AddFrom(ctx, memoryFile, memory, pages.runs); err != nil {
+// storePages stores what is not stored yet of the saved kernel's pages.
+func (s *saving) storePages(ctx context.Context, memory *os.File, early *precopy, pages *pageList) error {
+	var err error
+	if early != nil {
+		err = early.finish(ctx, pages.runs)
+	} else {
+		err = s.writer.AddFrom(ctx, memoryFile, memory, pages.runs)
+	}
+	if err != nil {
 		return err
 	}
 	for _, p := range pages.inline {
