@@ -21,7 +21,7 @@ import (
 )
 
 // LoadFiles is the number of files that Load expects: kernel state, memory
-// metadata, and the page socket.
+// metadata, and the page socket. A standby has one more, see standby.go.
 const LoadFiles = 3
 
 // Load makes a kernel out of a saved one. It is boot.Hooks.Load.
@@ -31,8 +31,13 @@ const LoadFiles = 3
 // pager goes away before the last page, the process ends: a sandbox with holes
 // in its memory must not run, and the image still has everything.
 func Load(l *boot.Loading) (*kernel.Kernel, error) {
-	if len(l.Files) != LoadFiles {
-		return nil, fmt.Errorf("load was given %d files, want %d", len(l.Files), LoadFiles)
+	if len(l.Files) != LoadFiles && len(l.Files) != LoadFiles+1 {
+		return nil, fmt.Errorf("load was given %d files, want %d, or %d for a standby", len(l.Files), LoadFiles, LoadFiles+1)
+	}
+	if len(l.Files) > LoadFiles {
+		if err := standBy(l, l.Files[LoadFiles]); err != nil {
+			return nil, err
+		}
 	}
 	state, metadata, pages := l.Files[0], l.Files[1], l.Files[2]
 	defer state.Close()

@@ -14,6 +14,13 @@ const (
 	MethodSave    = "Checkpoint.Save"    // SaveArgs → SaveResult
 	MethodResume  = "Checkpoint.Resume"  // None → None
 	MethodDisarm  = "Checkpoint.Disarm"  // None → None
+
+	MethodArm     = "Checkpoint.Arm"     // ArmArgs → ArmResult
+	MethodCollect = "Checkpoint.Collect" // None → PageRanges
+	MethodMapped  = "Checkpoint.Mapped"  // None → PageRanges
+	MethodRelease = "Checkpoint.Release" // ReleaseArgs → None
+	MethodFrames  = "Checkpoint.Frames"  // None → FrameList
+	MethodInject  = "Checkpoint.Inject"  // FrameList → None
 )
 
 // Survey is what a sandbox says of itself before it is saved.
@@ -66,7 +73,8 @@ type Prepared struct {
 }
 
 // SaveArgs starts a stop. Files are, in this order: where kernel state goes,
-// where memory metadata goes, where page ranges go, and the lifeline.
+// where memory metadata goes, where page ranges go, the lifeline and, for a
+// migration, where the events of the stop go (see events.go).
 type SaveArgs struct {
 	urpc.FilePayload
 }

@@ -20,6 +20,9 @@ import (
 //	request  id u32, count u32, count × (first byte u64, end u64)
 //	answer   id u32, 0 u32
 //
+// The answer AnswerAll completes every request, those to come included: all
+// pages are in their place.
+//
 // The pager never answers with an error: pages that cannot be had end the
 // connection.
 const (
@@ -32,6 +35,8 @@ const (
 	MaxRequestBytes = 256 << 10
 	// MaxRequests bounds the requests under way at once.
 	MaxRequests = 8
+	// AnswerAll is the id of an answer to all requests.
+	AnswerAll = 1<<32 - 1
 )
 
 // pageReader is a stateio.AsyncReader that reads no page: it asks the pager to
@@ -43,11 +48,13 @@ type pageReader struct {
 	cond  sync.Cond
 	bytes [MaxRequests]uint64 // bytes asked for, by request ID; guarded by mu
 	done  []stateio.Completion
+	open  map[int]bool // requests that are not answered
+	all   bool         // no request needs to be made any more
 	err   error
 }
 
 func newPageReader(socket *os.File) *pageReader {
-	r := &pageReader{socket: socket}
+	r := &pageReader{socket: socket, open: make(map[int]bool)}
 	r.cond.L = &r.mu
 	go r.receive()
 	return r
@@ -92,7 +99,13 @@ func (r *pageReader) AddRead(id int, off int64, f stateio.DestinationFile, fr me
 // pages does not matter: a page is found by its place in memory.
 func (r *pageReader) AddReadv(id int, _ int64, total uint64, _ stateio.DestinationFile, ranges []memmap.FileRange, _ []unix.Iovec) {
 	r.mu.Lock()
-	r.bytes[id] = total
+	if r.all {
+		r.done = append(r.done, stateio.Completion{ID: id, N: total})
+		r.mu.Unlock()
+		r.cond.Signal()
+		return
+	}
+	r.bytes[id], r.open[id] = total, true
 	r.mu.Unlock()
 	request := make([]byte, 0, RequestHeaderBytes+len(ranges)*RangeBytes)
 	request = binary.LittleEndian.AppendUint32(request, uint32(id))
@@ -102,7 +115,7 @@ func (r *pageReader) AddReadv(id int, _ int64, total uint64, _ stateio.Destinati
 		request = binary.LittleEndian.AppendUint64(request, fr.End)
 	}
 	if _, err := r.socket.Write(request); err != nil {
-		r.fail(fmt.Errorf("ask for pages: %w", err))
+		r.fail(fmt.Errorf("ask for pages: %w", err)) // does nothing if all are there
 	}
 }
 
@@ -127,20 +140,37 @@ func (r *pageReader) receive() {
 			return
 		}
 		id := binary.LittleEndian.Uint32(answer[:4])
+		if id == AnswerAll {
+			r.answerAll()
+			return
+		}
 		if id >= MaxRequests {
 			r.fail(fmt.Errorf("pager answered request %d, which was never made", id))
 			return
 		}
 		r.mu.Lock()
 		r.done = append(r.done, stateio.Completion{ID: int(id), N: r.bytes[id]})
+		delete(r.open, int(id))
 		r.mu.Unlock()
 		r.cond.Signal()
 	}
 }
 
+// answerAll completes what was asked for, and what will be.
+func (r *pageReader) answerAll() {
+	r.mu.Lock()
+	r.all = true
+	for id := range r.open {
+		r.done = append(r.done, stateio.Completion{ID: id, N: r.bytes[id]})
+	}
+	clear(r.open)
+	r.mu.Unlock()
+	r.cond.Broadcast()
+}
+
 func (r *pageReader) fail(err error) {
 	r.mu.Lock()
-	if r.err == nil {
+	if r.err == nil && !r.all {
 		r.err = err
 	}
 	r.mu.Unlock()

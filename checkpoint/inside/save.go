@@ -85,8 +85,8 @@ func (c *Checkpoint) Prepare(_ *control.None, out *Prepared) error {
 // Save stops the tasks and streams the kernel out. It returns with the tasks
 // stopped, or, on an error, running again.
 func (c *Checkpoint) Save(in *SaveArgs, out *SaveResult) error {
-	if len(in.Files) != SaveFiles {
-		return fmt.Errorf("save was given %d files, want %d", len(in.Files), SaveFiles)
+	if len(in.Files) != SaveFiles && len(in.Files) != SaveFiles+1 {
+		return fmt.Errorf("save was given %d files, want %d, or %d with events", len(in.Files), SaveFiles, SaveFiles+1)
 	}
 	// The call closes its own files when it returns.
 	files, err := duplicate(in.Files)
@@ -94,6 +94,11 @@ func (c *Checkpoint) Save(in *SaveArgs, out *SaveResult) error {
 		return err
 	}
 	state, metadata, ranges, lifeline := files[0], files[1], files[2], files[3]
+	var events *stopEvents
+	if len(files) > SaveFiles {
+		events = &stopEvents{file: files[SaveFiles], tracker: c.s.Tracker()}
+		defer events.close()
+	}
 	closeStreams := func() {
 		state.Close()
 		metadata.Close()
@@ -106,10 +111,15 @@ func (c *Checkpoint) Save(in *SaveArgs, out *SaveResult) error {
 		return err
 	}
 	paused := time.Now()
+	references := newReferenceWriter(ranges)
+	if events != nil {
+		events.stopped(paused.Sub(start))
+		references.first = events.collect
+	}
 	k := c.s.Kernel()
 	// SaveTo takes ownership of all three streams. With resume true the
 	// kernel stays able to go on.
-	err = k.SaveTo(k.SupervisorContext(), newBufferedFile(state), newBufferedFile(metadata), newReferenceWriter(ranges), false, true)
+	err = k.SaveTo(k.SupervisorContext(), newBufferedFile(state), newBufferedFile(metadata), references, false, true)
 	if err != nil {
 		c.resume()
 		return fmt.Errorf("save kernel: %w", err)

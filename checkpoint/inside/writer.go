@@ -19,6 +19,9 @@ type referenceWriter struct {
 	file *os.File
 	err  error
 	done []stateio.Completion
+	// first, if not nil, is called before the first range: memory does not
+	// change any more.
+	first func()
 }
 
 func newReferenceWriter(file *os.File) *referenceWriter {
@@ -100,6 +103,10 @@ func inlineLength(fr memmap.FileRange) uint64 {
 
 // add sends one range, cut at InlineBytes, and the bytes of its inline part.
 func (w *referenceWriter) add(fr memmap.FileRange, data []byte) {
+	if w.first != nil {
+		w.first()
+		w.first = nil
+	}
 	if n := inlineLength(fr); n > 0 {
 		w.record(fr.Start, fr.Start+n)
 		w.write(data[:n])

@@ -266,9 +266,14 @@ type Loading struct {
 	HostFDs map[checkpoint.ResourceID]int
 	// Files are Config.Files.Load, owned by Load.
 	Files []*os.File
+	// Gates hold what arrives until the sandbox is started.
+	Gates *network.Gates
 	// Loaded must be called once the last page has arrived, if the kernel could
 	// run before that.
 	Loaded func()
+	// Abandon ends the process, unless the sandbox has been started. Whoever
+	// waits to start it is gone.
+	Abandon func()
 }
 
 // load makes a kernel out of a saved one. Its tasks do not run yet.
@@ -285,6 +290,8 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 	if s.gates, err = network.Configure(fresh.Stack, s.cfg.Network, packetFDs); err != nil {
 		return err
 	}
+	// What comes before the start is for the loaded stack, not for this one.
+	s.gates.Hold()
 	if err := s.rememberTerminal(files); err != nil {
 		return err
 	}
@@ -308,10 +315,18 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 	}
 	s.platform.SetMapUnit(loadingMapUnit)
 	s.kernel, err = load(&Loading{
-		Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load,
-		Loaded: func() { s.platform.SetMapUnit(0) },
+		Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load, Gates: s.gates,
+		Loaded:  func() { s.platform.SetMapUnit(0) },
+		Abandon: s.abandon,
 	})
 	return err
+}
+
+// abandon ends a sandbox that was never started.
+func (s *Sandbox) abandon() {
+	if s.Enter(PhaseCreated, PhaseStopped) {
+		os.Exit(128 + int(unix.SIGKILL))
+	}
 }
 
 // uniqueIDs numbers what a stack that no kernel owns yet needs numbered.

@@ -1,0 +1,140 @@
+package inside
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"gvisor.dev/gvisor/pkg/log"
+	"gvisor.dev/gvisor/pkg/urpc"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+)
+
+const dirtyPageBytes = pages.PageSize
+
+// ArmArgs begins to track dirty pages. Files[0] is a lifeline: tracking ends
+// with it.
+type ArmArgs struct {
+	urpc.FilePayload
+}
+
+// ArmResult says whether anything is tracked.
+type ArmResult struct {
+	// Unsupported says why not, empty where pages are tracked.
+	Unsupported string `json:"unsupported,omitempty"`
+}
+
+// PageRanges is a set of pages: first page and end of each run, ascending.
+type PageRanges struct {
+	Ranges [][2]uint64 `json:"ranges"`
+}
+
+// FrameList is frames on their way from one gate to another.
+type FrameList struct {
+	Frames []network.Frame `json:"frames"`
+}
+
+// ReleaseArgs ends a stop by which the sandbox did not move.
+type ReleaseArgs struct {
+	// Announce makes the addresses known again, since another host has
+	// announced them.
+	Announce bool `json:"announce"`
+}
+
+// Arm begins to track.
+func (c *Checkpoint) Arm(in *ArmArgs, out *ArmResult) error {
+	if len(in.Files) != 1 {
+		return fmt.Errorf("arm was given %d files, want the lifeline", len(in.Files))
+	}
+	files, err := duplicate(in.Files)
+	if err != nil {
+		return err
+	}
+	lifeline := files[0]
+	_, err = c.s.Tracker().Arm()
+	if errors.Is(err, dirty.ErrUnsupported) {
+		lifeline.Close()
+		out.Unsupported = err.Error()
+		return nil
+	}
+	if err != nil {
+		lifeline.Close()
+		return fmt.Errorf("track memory: %w", err)
+	}
+	go c.disarmWith(lifeline)
+	return nil
+}
+
+// disarmWith ends tracking when nobody is interested any more.
+func (c *Checkpoint) disarmWith(lifeline *os.File) {
+	io.ReadFull(lifeline, make([]byte, 1)) // nothing is ever written
+	lifeline.Close()
+	if err := c.s.Tracker().Disarm(); err != nil {
+		log.Warningf("end tracking of memory: %v", err)
+	}
+}
+
+// Collect returns what became dirty.
+func (c *Checkpoint) Collect(_ *control.None, out *PageRanges) error {
+	set, _, err := c.s.Tracker().Collect()
+	if err != nil {
+		return fmt.Errorf("collect dirty pages: %w", err)
+	}
+	out.Ranges = rangesOf(set)
+	return nil
+}
+
+// Mapped returns the pages that processes have mapped.
+func (c *Checkpoint) Mapped(_ *control.None, out *PageRanges) error {
+	out.Ranges = rangesOf(c.s.Tracker().MappedPages())
+	return nil
+}
+
+func rangesOf(set *pages.Set) [][2]uint64 {
+	ranges := [][2]uint64{}
+	for start, end := range set.Ranges() {
+		ranges = append(ranges, [2]uint64{start, end})
+	}
+	return ranges
+}
+
+// Release lets the tasks go on if a stop is under way, and does nothing
+// otherwise.
+func (c *Checkpoint) Release(in *ReleaseArgs, _ *control.None) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stop == nil {
+		return nil
+	}
+	if _, gates := c.s.Network(); in.Announce {
+		if err := gates.Announce(); err != nil {
+			log.Warningf("announce addresses: %v", err)
+		}
+	}
+	return c.resumeLocked()
+}
+
+// Frames returns the frames that the shut gates have held since the last call,
+// for the gates of the host that the sandbox moves to. This sandbox keeps them
+// as well, and passes them if it does not move.
+func (c *Checkpoint) Frames(_ *control.None, out *FrameList) error {
+	out.Frames = []network.Frame{}
+	if c.s.Phase() != boot.PhaseSaving {
+		return nil
+	}
+	_, gates := c.s.Network()
+	out.Frames = append(gates.Frames(network.Outbound), gates.Frames(network.Inbound)...)
+	return nil
+}
+
+// Inject gives the gates frames of the host that the sandbox comes from.
+func (c *Checkpoint) Inject(in *FrameList, _ *control.None) error {
+	_, gates := c.s.Network()
+	return gates.Inject(in.Frames)
+}
