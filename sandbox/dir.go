@@ -64,6 +64,8 @@ type Record struct {
 	CgroupPath  string        `json:"cgroupPath,omitempty"`
 	// RestoredFrom names the image that the sandbox came from.
 	RestoredFrom string `json:"restoredFrom,omitempty"`
+	// MigratedTo names the host on which the sandbox lives now, empty for this one.
+	MigratedTo string `json:"migratedTo,omitempty"`
 }
 
 // idPattern is runc's.

@@ -14,6 +14,9 @@ var (
 	ErrBadID = errors.New("bad sandbox ID")
 	// ErrState says that the sandbox is not in the state the operation needs.
 	ErrState = errors.New("sandbox is in the wrong state")
+	// ErrMigrated says that the sandbox lives on another host now; the message
+	// names it.
+	ErrMigrated = errors.New("sandbox has migrated to")
 	// ErrBundle says that the bundle cannot be run.
 	ErrBundle = errors.New("bad bundle")
 	// ErrBoot says that the sandbox process did not come up.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"time"
 
@@ -101,6 +102,13 @@ func (s *Sandbox) ociState(status specs.ContainerState) *specs.State {
 	}
 	if status != specs.StateStopped {
 		state.Pid = s.Sandbox.PID
+	}
+	if s.MigratedTo != "" {
+		state.Annotations = maps.Clone(state.Annotations)
+		if state.Annotations == nil {
+			state.Annotations = make(map[string]string)
+		}
+		state.Annotations[MigratedAnnotation] = s.MigratedTo
 	}
 	return state
 }

@@ -143,14 +143,18 @@ func (s *Sandbox) Wait(ctx context.Context) (int, error) {
 }
 
 // ExitStatus returns how a stopped container ended. A sandbox process that was
-// killed left no record: that is SIGKILL's status.
+// killed left no record: that is SIGKILL's status. One that migrated has no
+// exit status here: that is an ErrMigrated.
 func (s *Sandbox) ExitStatus() (int, error) {
 	var record boot.ExitRecord
 	err := readJSON(filepath.Join(s.dir, exitName), &record)
-	if err != nil {
-		return 128 + int(unix.SIGKILL), nil
+	if err == nil {
+		return record.Status, nil
 	}
-	return record.Status, nil
+	if err := s.migratedError(); err != nil {
+		return 0, err
+	}
+	return 128 + int(unix.SIGKILL), nil
 }
 
 // Processes lists the container's processes.
@@ -203,7 +207,10 @@ func (s *Sandbox) Delete(ctx context.Context, force bool) error {
 		return err
 	}
 	defer unlock()
-	err = errors.Join(s.removeCgroup(), s.returnAddresses(), s.runHooks(ctx, hookPoststop))
+	err = s.removeCgroup()
+	if s.migratedError() == nil {
+		err = errors.Join(err, s.returnAddresses(), s.runHooks(ctx, hookPoststop))
+	}
 	return errors.Join(err, os.RemoveAll(s.dir))
 }
 
@@ -236,7 +243,7 @@ func (s *Sandbox) end(ctx context.Context, force bool) error {
 			return err
 		}
 	}
-	if _, err := s.Wait(ctx); err != nil {
+	if _, err := s.Wait(ctx); err != nil && !errors.Is(err, ErrMigrated) {
 		return fmt.Errorf("wait for the end of sandbox %q: %w", s.ID, err)
 	}
 	graceful, cancel := context.WithTimeout(ctx, goferGrace)
