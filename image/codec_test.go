@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -58,21 +59,62 @@ func TestFramesRoundTrip(t *testing.T) {
 	}
 }
 
-func TestTagDependsOnKeyAndEveryByte(t *testing.T) {
-	page := randomPages(1, 1)
-	one, other := newTagger(tagKey{1}), newTagger(tagKey{2})
-	want := one.tag(page)
-	if other.tag(page) == want {
-		t.Error("the tag does not depend on the key")
+// Memory that hardly compresses is tried less and less, and memory that does is noticed soon.
+func TestEncoderSkipsWhatHardlyCompresses(t *testing.T) {
+	encoder, err := newFrameEncoder(zstd.SpeedFastest)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for i := range page {
-		page[i] ^= 1 << (i % 8)
-		if one.tag(page) == want {
-			t.Errorf("the tag does not depend on byte %d", i)
+	random := randomPages(1, FramePages)
+	for range 200 {
+		if encoder.encode(nil, random) != nil {
+			t.Fatal("a random frame became smaller")
 		}
-		page[i] ^= 1 << (i % 8)
 	}
-	if one.tag(page) != want || newTagger(tagKey{1}).tag(page) != want {
-		t.Error("equal pages have different tags")
+	if encoder.skipped != maxSkip {
+		t.Errorf("skips %d frames after 200 that were random, want %d", encoder.skipped, maxSkip)
+	}
+	text, first := textLike(rand.New(rand.NewPCG(1, 1)), frameBytes), -1
+	for i := range 100 {
+		encoded := encoder.encode(nil, text)
+		if first < 0 && encoded != nil {
+			first = i
+		}
+		if first >= 0 && encoded == nil {
+			t.Errorf("text was not compressed as frame %d, %d behind the first", i, i-first)
+		}
+	}
+	if first < 0 || first > maxSkip {
+		t.Errorf("text was compressed as frame %d after random ones, want at most %d", first, maxSkip)
+	}
+}
+
+func TestTagDependsOnKeyAndEveryByte(t *testing.T) {
+	var tagger tagger
+	one, other := tagKey{1}.mac(), tagKey{2}.mac()
+	for _, data := range [][]byte{randomPages(1, 1), randomPages(2, 3)} {
+		tag := tagger.tag
+		if len(data) > PageBytes {
+			tag = tagger.frameTag
+		}
+		want := tag(one, data)
+		if tag(other, data) == want {
+			t.Error("the tag does not depend on the key")
+		}
+		for i := range data {
+			data[i] ^= 1 << (i % 8)
+			if tag(one, data) == want {
+				t.Errorf("the tag does not depend on byte %d", i)
+			}
+			data[i] ^= 1 << (i % 8)
+		}
+		if tag(one, data) != want || tag(tagKey{1}.mac(), data) != want {
+			t.Error("equal data have different tags")
+		}
+	}
+	pages := randomPages(3, 2)
+	swapped := append(slices.Clone(pages[PageBytes:]), pages[:PageBytes]...)
+	if tagger.frameTag(one, pages) == tagger.frameTag(one, swapped) {
+		t.Error("the tag of a frame does not depend on the order of its pages")
 	}
 }

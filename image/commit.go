@@ -167,7 +167,7 @@ func (w *Writer) buildIndex() (*pageIndex, []Descriptor, []publishable, error) {
 			}
 		})
 	}
-	x := &pageIndex{key: w.key}
+	x := &pageIndex{}
 	bases := make([]uint64, len(w.packs)) // first ordinal of each
 	var descriptors []Descriptor
 	var blobs []publishable
@@ -175,7 +175,7 @@ func (w *Writer) buildIndex() (*pageIndex, []Descriptor, []publishable, error) {
 		if !used[number] {
 			continue
 		}
-		bases[number] = uint64(len(x.tags))
+		bases[number] = x.pages
 		d, blob := w.appendPack(x, source)
 		descriptors = append(descriptors, d)
 		if blob != nil {
@@ -195,30 +195,27 @@ func (w *Writer) appendPack(x *pageIndex, source packSource) (Descriptor, *newBl
 	if source.written == nil {
 		p := w.parent.index
 		pack := p.packs[source.parent]
-		from, to := p.packOrdinals(pack)
-		frames := p.frames[pack.firstFrame : pack.firstFrame+pack.frames]
-		x.addPack(pack.digest, pack.sizeBytes, frames, p.tags[from:to])
+		x.addPack(pack, p.frames[pack.firstFrame:pack.firstFrame+pack.frames])
 		return w.parent.packs[source.parent], nil
 	}
 	p := source.written
 	d := p.blob.descriptor(MediaTypePagePack)
-	x.addPack([32]byte(p.blob.sum.Sum(nil)), p.blob.size, p.frames, p.tags)
+	x.addPack(indexPack{digest: [32]byte(p.blob.sum.Sum(nil)), key: w.key, sizeBytes: p.blob.size}, p.frames)
 	return d, p.blob
 }
 
-// addPack appends a pack; the frames' places are set here.
-func (x *pageIndex) addPack(digest [32]byte, sizeBytes int64, frames []frame, tags []Tag) {
+// addPack appends a pack with its frames; what is their place in the index is set here.
+func (x *pageIndex) addPack(pack indexPack, frames []frame) {
 	var offset int64
-	ordinal := uint64(len(x.tags))
 	number := len(x.packs)
-	x.packs = append(x.packs, indexPack{digest: digest, sizeBytes: sizeBytes, firstFrame: len(x.frames), frames: len(frames)})
+	pack.firstFrame, pack.frames = len(x.frames), len(frames)
+	x.packs = append(x.packs, pack)
 	for _, f := range frames {
-		f.offset, f.ordinal, f.pack = offset, ordinal, uint16(number)
+		f.offset, f.ordinal, f.pack = offset, x.pages, uint16(number)
 		offset += int64(f.stored)
-		ordinal += uint64(f.pages)
+		x.pages += uint64(f.pages)
 		x.frames = append(x.frames, f)
 	}
-	x.tags = append(x.tags, tags...)
 }
 
 // indexRuns turns a table into runs that are as long as can be.

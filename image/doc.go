@@ -6,7 +6,7 @@
 //
 //	index.json ──► manifest ──► config               what was saved, by which build, on which CPU
 //	                       ├──► state blobs          one zstd stream each
-//	                       ├──► page index           runs of guest pages → stored pages; a tag for each stored page
+//	                       ├──► page index           runs of guest pages → stored pages; a tag for each frame
 //	                       └──► packs                frames of up to 16 pages, end to end, raw or zstd
 //
 // # Writing
@@ -32,8 +32,8 @@
 //   - An image is complete: its index names every committed page, zero pages included, and its manifest names every
 //     pack that the index refers to, also those that an older image wrote. Nobody walks a chain of parents.
 //   - No byte that a caller gets from this package is unverified. State streams, index, config and manifest match their SHA-256
-//     before the first byte of them is used; each page matches its tag in the index. Verify checks the SHA-256 of packs too.
-//   - Equal pages are stored once. They are recognised by a tag under a secret random key, see Tag.
+//     before the first byte of them is used; each page belongs to a frame that matches its tag in the index. Verify checks the SHA-256 of packs too.
+//   - Equal pages are stored once. They are recognised by a tag under a random key that no guest sees, see Tag.
 //   - No length from a file is trusted before it met its bound (limits.go) and the size of that file.
 //   - Blobs are anonymous or temporary until Commit, so a writer that fails or is killed leaves no image.
 //

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/cipher"
 	"fmt"
 	"os"
 	"slices"
@@ -30,6 +31,7 @@ type Image struct {
 	config     *Config
 	index      *pageIndex
 	packs      []*os.File
+	macs       []cipher.AEAD // by pack
 	decoder    *zstd.Decoder
 	cache      frameCache
 	closed     atomic.Bool
@@ -160,6 +162,7 @@ func (img *Image) openPacks() error {
 			return err
 		}
 		img.packs = append(img.packs, file)
+		img.macs = append(img.macs, pack.key.mac())
 	}
 	var err error
 	img.decoder, err = newFrameDecoder(0)

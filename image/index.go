@@ -14,16 +14,16 @@ const zeroOrdinal = ^uint64(0)
 // A pageIndex says where the pages of an image are. Stored pages are numbered through all packs and frames: a page's number is
 // its ordinal.
 type pageIndex struct {
-	key    tagKey
 	packs  []indexPack
 	frames []frame
-	tags   []Tag // by ordinal
+	pages  uint64 // stored
 	files  []indexFile
 }
 
 // indexPack is a pack, with the part of frames that is in it.
 type indexPack struct {
 	digest     [32]byte
+	key        tagKey // of the tags of its frames
 	sizeBytes  int64
 	firstFrame int
 	frames     int
@@ -33,6 +33,7 @@ type indexPack struct {
 type frame struct {
 	offset  int64 // in its pack
 	ordinal uint64
+	tag     Tag
 	stored  uint32 // bytes in the pack
 	pack    uint16
 	pages   uint8

@@ -7,8 +7,8 @@ import (
 // The layout of a page index; all integers are little-endian. docs/image-format.md draws it.
 const (
 	indexMagic       = "SBXPGIDX"
-	indexHeaderBytes = 64
-	indexPackBytes   = 48
+	indexHeaderBytes = 48
+	indexPackBytes   = 64
 	indexFrameBytes  = 4
 	indexFileBytes   = 8
 	indexRunBytes    = 24
@@ -36,12 +36,12 @@ func (c indexCounts) check() error {
 
 // bytes returns the size of an index. It cannot overflow after check.
 func (c indexCounts) bytes() uint64 {
-	return indexHeaderBytes + uint64(c.packs)*indexPackBytes + c.frames*indexFrameBytes + c.pages*tagBytes +
+	return indexHeaderBytes + uint64(c.packs)*indexPackBytes + c.frames*(indexFrameBytes+tagBytes) +
 		uint64(c.files)*indexFileBytes + c.runs*indexRunBytes
 }
 
 func (x *pageIndex) encode() ([]byte, error) {
-	counts := indexCounts{packs: uint32(len(x.packs)), files: uint32(len(x.files)), frames: uint64(len(x.frames)), pages: uint64(len(x.tags))}
+	counts := indexCounts{packs: uint32(len(x.packs)), files: uint32(len(x.files)), frames: uint64(len(x.frames)), pages: x.pages}
 	for _, file := range x.files {
 		counts.runs += uint64(len(file.runs))
 	}
@@ -53,7 +53,6 @@ func (x *pageIndex) encode() ([]byte, error) {
 	out = append(out, indexMagic...)
 	out = le.AppendUint32(out, SchemaVersion)
 	out = le.AppendUint32(out, PageBytes)
-	out = append(out, x.key[:]...)
 	out = le.AppendUint32(out, counts.packs)
 	out = le.AppendUint32(out, counts.files)
 	out = le.AppendUint64(out, counts.frames)
@@ -61,14 +60,15 @@ func (x *pageIndex) encode() ([]byte, error) {
 	out = le.AppendUint64(out, counts.runs)
 	for _, pack := range x.packs {
 		out = append(out, pack.digest[:]...)
+		out = append(out, pack.key[:]...)
 		out = le.AppendUint64(out, uint64(pack.sizeBytes))
 		out = le.AppendUint64(out, uint64(pack.frames))
 	}
 	for _, f := range x.frames {
 		out = le.AppendUint32(out, f.stored|uint32(f.pages-1)<<framePagesShift|uint32(f.codec)<<frameCodecShift)
 	}
-	for i := range x.tags {
-		out = append(out, x.tags[i][:]...)
+	for i := range x.frames {
+		out = append(out, x.frames[i].tag[:]...)
 	}
 	for _, file := range x.files {
 		out = le.AppendUint32(out, uint32(file.id))
@@ -127,7 +127,6 @@ func (d *indexDecoder) header() error {
 	if size := d.uint32(); size != PageBytes {
 		return failf(CodeSchema, d.blob, "has pages of %d bytes, this version reads %d", size, PageBytes)
 	}
-	copy(d.index.key[:], d.take(tagKeyBytes))
 	d.counts = indexCounts{packs: d.uint32(), files: d.uint32()}
 	d.counts.frames, d.counts.pages, d.counts.runs = d.uint64(), d.uint64(), d.uint64()
 	if err := d.counts.check(); err != nil {
@@ -146,6 +145,7 @@ func (d *indexDecoder) packs() error {
 	for i := range d.index.packs {
 		var pack indexPack
 		copy(pack.digest[:], d.take(len(pack.digest)))
+		copy(pack.key[:], d.take(len(pack.key)))
 		size, count := d.uint64(), d.uint64()
 		if size > MaxPackBytes || count == 0 || count > d.counts.frames-frames || seen[pack.digest] {
 			return d.damaged("pack %d: impossible size or number of frames, or listed twice", i)
@@ -191,6 +191,7 @@ func (d *indexDecoder) frames() error {
 	if ordinal != d.counts.pages {
 		return d.damaged("frames have %d pages instead of %d", ordinal, d.counts.pages)
 	}
+	d.index.pages = ordinal
 	return nil
 }
 
@@ -210,9 +211,8 @@ func validFrame(f frame, word uint32) bool {
 }
 
 func (d *indexDecoder) tags() error {
-	d.index.tags = make([]Tag, d.counts.pages)
-	for i := range d.index.tags {
-		copy(d.index.tags[i][:], d.take(tagBytes))
+	for i := range d.index.frames {
+		copy(d.index.frames[i].tag[:], d.take(tagBytes))
 	}
 	return nil
 }

@@ -12,13 +12,12 @@ import (
 
 // smallIndex is an index with two packs, both codecs, zero runs, duplicates and two files.
 func smallIndex() *pageIndex {
-	x := &pageIndex{key: tagKey{1, 2, 3}}
-	tags := make([]Tag, 40)
-	for i := range tags {
-		tags[i] = Tag{byte(i), 0xff}
-	}
-	x.addPack([32]byte{1}, 16*PageBytes+1000, []frame{{stored: 16 * PageBytes, pages: 16}, {stored: 1000, pages: 10, codec: codecZstd}}, tags[:26])
-	x.addPack([32]byte{2}, 14*PageBytes, []frame{{stored: 14 * PageBytes, pages: 14}}, tags[26:])
+	x := &pageIndex{}
+	x.addPack(indexPack{digest: [32]byte{1}, key: tagKey{7}, sizeBytes: 16*PageBytes + 1000}, []frame{
+		{stored: 16 * PageBytes, pages: 16, tag: Tag{1, 0xff}},
+		{stored: 1000, pages: 10, codec: codecZstd, tag: Tag{2, 0xff}},
+	})
+	x.addPack(indexPack{digest: [32]byte{2}, key: tagKey{8}, sizeBytes: 14 * PageBytes}, []frame{{stored: 14 * PageBytes, pages: 14, tag: Tag{3, 0xff}}})
 	x.files = []indexFile{
 		{id: 0, runs: []indexRun{{Run{0, 20}, 0}, {Run{20, 5}, zeroOrdinal}, {Run{25, 3}, 2}, {Run{1 << 20, 12}, 28}}},
 		{id: 9, runs: []indexRun{{Run{MaxFilePages - 40, 40}, 0}}},
@@ -59,7 +58,7 @@ func TestPageIndexRules(t *testing.T) {
 		"zstd frame not smaller": {func(x *pageIndex) { x.frames[1].stored = 10 * PageBytes }, "frame 1 is impossible"},
 		"unknown codec":          {func(x *pageIndex) { x.frames[1].codec = 2 }, "frame 1 is impossible"},
 		"unused bit":             {func(x *pageIndex) { x.frames[0].stored |= 1 << 20 }, "frame 0 is impossible"},
-		"a tag too many":         {func(x *pageIndex) { x.tags = append(x.tags, Tag{}) }, "pages instead of"},
+		"a page too many":        {func(x *pageIndex) { x.pages++ }, "pages instead of"},
 		"files out of order":     {func(x *pageIndex) { x.files[0].id = 9 }, "wrong order"},
 		"file without runs":      {func(x *pageIndex) { x.files[1].runs = nil }, "wrong order or number"},
 		"empty run":              {func(x *pageIndex) { x.files[0].runs[2].Count = 0 }, "outside"},
@@ -131,15 +130,15 @@ func TestPageTable(t *testing.T) {
 // The sample of docs/image-format.md.
 func TestDocumentedSample(t *testing.T) {
 	x := &pageIndex{}
-	x.addPack([32]byte{0xdd}, 20, []frame{{stored: 20, pages: 1, codec: codecZstd}}, []Tag{{0xee}})
+	x.addPack(indexPack{digest: [32]byte{0xdd}, key: tagKey{0xbb}, sizeBytes: 20}, []frame{{stored: 20, pages: 1, codec: codecZstd, tag: Tag{0xee}}})
 	x.files = []indexFile{{id: 0, runs: []indexRun{{Run{0, 1}, zeroOrdinal}, {Run{1, 1}, 0}}}}
 	data, err := x.encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "534258504749445801000000001000000000000000000000000000000000000001000000010000000100000000000000" +
-		"01000000000000000200000000000000dd00000000000000000000000000000000000000000000000000000000000000" +
-		"1400000000000000010000000000000014000010ee0000000000000000000000000000000000000002000000" +
+	want := "53425850474944580100000000100000" + "01000000010000000100000000000000" + "01000000000000000200000000000000" +
+		"dd00000000000000000000000000000000000000000000000000000000000000" + "bb000000000000000000000000000000" + "14000000000000000100000000000000" +
+		"14000010" + "ee000000000000000000000000000000" + "0000000002000000" +
 		"00000000000000000100000000000000ffffffffffffffff" + "010000000000000001000000000000000000000000000000"
 	if got := hex.EncodeToString(data); got != want {
 		t.Errorf("index is\n%s, want\n%s", got, want)

@@ -32,8 +32,8 @@ const (
 	// MaxRuns bounds the runs of pages in an index.
 	MaxRuns = 1 << 28
 
-	// MaxPageIndexBytes bounds a page index. 1 TiB of distinct random pages needs about 4.3 GiB.
-	MaxPageIndexBytes = 8 << 30
+	// MaxPageIndexBytes bounds a page index. 1 TiB of distinct pages needs about 350 MiB, and 24 bytes for each run.
+	MaxPageIndexBytes = 7 << 30
 
 	// MaxIndexJSONBytes bounds index.json, the list of a store's images.
 	MaxIndexJSONBytes = 4 << 20

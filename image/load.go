@@ -121,7 +121,7 @@ func (img *Image) plan(segments []*segment, sinks map[FileID]PageSink) {
 // A segmentReader has the buffers of one worker.
 type segmentReader struct {
 	img    *Image
-	tagger *tagger
+	tagger tagger
 	stored []byte
 	raw    []byte
 }
@@ -164,7 +164,7 @@ func (r *segmentReader) read(s *segment, sum hash.Hash) ([]byte, error) {
 		if &raw[0] != &into[0] {
 			copy(into, raw)
 		}
-		if err := r.img.checkPages(r.tagger, i, 0, into); err != nil {
+		if err := r.img.checkFrame(&r.tagger, i, into); err != nil {
 			return nil, err
 		}
 		stored = stored[f.stored:]
@@ -184,7 +184,7 @@ func (img *Image) eachSegment(ctx context.Context, workers, n int, visit func(r 
 	var group sync.WaitGroup
 	for range min(workers, n) {
 		group.Go(func() {
-			r := &segmentReader{img: img, tagger: newTagger(img.index.key), stored: make([]byte, loadBytes), raw: make([]byte, loadBytes+decodeSlack)}
+			r := &segmentReader{img: img, stored: make([]byte, loadBytes), raw: make([]byte, loadBytes+decodeSlack)}
 			for {
 				i := next.Add(1) - 1
 				if i >= int64(n) {

@@ -7,7 +7,7 @@ type newPack struct {
 	number uint32 // among the writer's packs, those of parents included
 	blob   *newBlob
 	frames []frame
-	tags   []Tag // of the pages that are staged or written
+	pages  uint32 // staged or written
 
 	writtenBack int64
 }
@@ -16,18 +16,19 @@ type newPack struct {
 // others are staged until there are enough to encode and write them in one go. One goroutine has a lane at a time.
 type lane struct {
 	w       *Writer
-	tagger  *tagger
+	tagger  tagger
 	encoder *frameEncoder // nil without compression
 
 	pack   *newPack // nil until there is something to store
 	stage  []byte   // stagePages pages
-	staged int      // pages in stage, the last ones of pack.tags
+	staged int      // pages in stage, the last ones of pack
+	tags   []byte   // of the pages in stage
 	out    []byte   // encoded frames
 	where  [stagePages]location
 }
 
 func newLane(w *Writer, level zstd.EncoderLevel) (*lane, error) {
-	l := &lane{w: w, tagger: newTagger(w.key), stage: make([]byte, stagePages*PageBytes)}
+	l := &lane{w: w, stage: make([]byte, stagePages*PageBytes), tags: make([]byte, 0, stagePages*tagBytes)}
 	if w.options.Compression == CompressionNone {
 		return l, nil
 	}
@@ -74,8 +75,8 @@ func (l *lane) absorb(file FileID, first uint64, fresh []byte) {
 			zeros++
 			continue
 		}
-		tag := l.tagger.tag(page)
-		at, found := l.w.dedup.claim(tag, makeLocation(l.pack.number, uint32(len(l.pack.tags))))
+		tag := l.tagger.tag(l.w.mac, page)
+		at, found := l.w.dedup.claim(tag, makeLocation(l.pack.number, l.pack.pages))
 		where[i] = at
 		if found {
 			equal++
@@ -85,7 +86,8 @@ func (l *lane) absorb(file FileID, first uint64, fresh []byte) {
 			copy(l.stage[to:], page)
 		}
 		l.staged++
-		l.pack.tags = append(l.pack.tags, tag)
+		l.tags = append(l.tags, tag[:]...)
+		l.pack.pages++
 	}
 	l.w.table(file).set(first, where)
 	l.w.counts.add(n, zeros, equal)
@@ -105,13 +107,12 @@ func (l *lane) flush() error {
 	if l.staged == 0 {
 		return nil
 	}
-	staged := l.stage[:l.staged*PageBytes]
-	l.staged = 0
-	if err := l.write(staged); err != nil {
+	if err := l.write(l.stage[:l.staged*PageBytes], l.tags); err != nil {
 		return err
 	}
+	l.staged, l.tags = 0, l.tags[:0]
 	pack := l.pack
-	if pack.blob.size >= l.w.options.PackBytes || len(pack.tags) > MaxPackPages-stagePages {
+	if pack.blob.size >= l.w.options.PackBytes || pack.pages > MaxPackPages-stagePages {
 		l.pack = nil
 		l.w.syncer.pack(pack)
 		return nil
@@ -123,13 +124,16 @@ func (l *lane) flush() error {
 	return nil
 }
 
-// write encodes pages as frames and writes them. Neighbouring raw frames go out in one piece from where they are.
-func (l *lane) write(pages []byte) error {
+// write encodes pages, which have these tags, as frames and writes them. Neighbouring raw frames go out in one piece from where they are.
+func (l *lane) write(pages, tags []byte) error {
 	var raw []byte // frames before this one that are still to be written; never at the same time as l.out
 	l.out = l.out[:0]
 	for len(pages) > 0 {
 		frame := pages[:min(len(pages), frameBytes)]
 		pages = pages[len(frame):]
+		n := len(frame) / PageBytes
+		tag := l.tagger.tag(l.w.mac, tags[:n*tagBytes])
+		tags = tags[n*tagBytes:]
 		encoded := l.encode(frame)
 		if encoded == nil {
 			if err := l.pack.write(l.out); err != nil {
@@ -141,7 +145,7 @@ func (l *lane) write(pages []byte) error {
 			} else {
 				raw = raw[:len(raw)+len(frame)]
 			}
-			l.pack.addFrame(len(frame), len(frame), codecRaw)
+			l.pack.addFrame(n, len(frame), codecRaw, tag)
 			continue
 		}
 		if err := l.pack.write(raw); err != nil {
@@ -149,7 +153,7 @@ func (l *lane) write(pages []byte) error {
 		}
 		raw = nil
 		l.out = l.out[:len(l.out)+len(encoded)]
-		l.pack.addFrame(len(frame), len(encoded), codecZstd)
+		l.pack.addFrame(n, len(encoded), codecZstd, tag)
 	}
 	if err := l.pack.write(raw); err != nil {
 		return err
@@ -165,8 +169,8 @@ func (l *lane) encode(frame []byte) []byte {
 	return l.encoder.encode(l.out, frame)
 }
 
-func (p *newPack) addFrame(rawBytes, storedBytes int, codec uint8) {
-	p.frames = append(p.frames, frame{stored: uint32(storedBytes), pages: uint8(rawBytes / PageBytes), codec: codec})
+func (p *newPack) addFrame(pages, storedBytes int, codec uint8, tag Tag) {
+	p.frames = append(p.frames, frame{stored: uint32(storedBytes), pages: uint8(pages), codec: codec, tag: tag})
 }
 
 func (p *newPack) write(data []byte) error {

@@ -25,17 +25,18 @@ func checkRun(r Run) error {
 	return nil
 }
 
-// A Tag identifies the content of a page within an image and the images that have it as an ancestor.
+// A Tag identifies the content of a page, or of a frame, under a key.
 //
-// It is a GMAC (the GHASH of the page under a random key, masked) and not a faster checksum such as xxh3, because content is
+// It is a GMAC (the GHASH of the content under a random key, masked) and not a faster checksum such as xxh3, because content is
 // deduplicated by it and the content is hostile: with a public function a process in the sandbox could build a page
 // that collides with one of another process, and would find it in there after the restore. Seeding xxh3 does not help, as
 // there are pairs of pages that collide for many seeds. GHASH is a universal hash: to one who does not know the key,
-// any two different pages of 4 KiB collide with a probability of at most 257/2^128, so with 2^28 stored pages some pair
-// collides with less than 2^-64. A guest cannot see key or tags. Who can read the image can, but has all its memory already.
+// any two different pages of 4 KiB collide with a probability of at most 257/2^128, so among 2^28 pages some pair
+// collides with less than 2^-64. A guest sees neither key nor tags.
 //
-// A tag detects damage. It does not show that nobody changed an image on purpose: SHA-256 digests do that, for whoever
-// knows the manifest's digest, and Verify checks them all.
+// Each writer makes a key. It keeps the tags of pages to itself and stores those of frames, with the key, in the page index:
+// there they detect damage. They do not show that nobody changed an image on purpose: SHA-256 digests do that, for whoever knows the
+// manifest's digest, and Verify checks them all.
 type Tag [tagBytes]byte
 
 const (
@@ -43,18 +44,12 @@ const (
 	tagKeyBytes = 16
 )
 
-// tagKey is an image's random key for tags, stored in its page index.
+// tagKey is a random key for tags.
 type tagKey [tagKeyBytes]byte
 
-// A tagger computes tags. The scratch space makes one usable by one goroutine at a time.
-type tagger struct {
-	mac   cipher.AEAD
-	nonce []byte
-	out   []byte
-}
-
-func newTagger(key tagKey) *tagger {
-	block, err := aes.NewCipher(key[:])
+// mac returns the function that makes tags under a key. Any number of goroutines may use it.
+func (k tagKey) mac() cipher.AEAD {
+	block, err := aes.NewCipher(k[:])
 	if err != nil {
 		panic("image: AES refuses a key of 16 bytes: " + err.Error())
 	}
@@ -62,12 +57,29 @@ func newTagger(key tagKey) *tagger {
 	if err != nil {
 		panic("image: GCM refuses AES: " + err.Error())
 	}
-	return &tagger{mac: mac, nonce: make([]byte, mac.NonceSize()), out: make([]byte, 0, mac.Overhead())}
+	return mac
 }
 
-// tag computes the tag of a page. The nonce is constant: what that gives away is the key, which stands beside the tags.
-func (t *tagger) tag(page []byte) Tag {
-	return Tag(t.mac.Seal(t.out, t.nonce, nil, page))
+// A tagger has the memory that computing tags takes, for one goroutine at a time.
+type tagger struct {
+	nonce [12]byte // always zero: what that gives away is the key, which stands beside the tags
+	out   [tagBytes]byte
+	tags  [FramePages * tagBytes]byte
+}
+
+// tag computes the tag of a page.
+func (t *tagger) tag(mac cipher.AEAD, data []byte) Tag {
+	return Tag(mac.Seal(t.out[:0], t.nonce[:], nil, data))
+}
+
+// frameTag computes the tag of a frame from its pages: it is the tag of their tags.
+func (t *tagger) frameTag(mac cipher.AEAD, pages []byte) Tag {
+	tags := t.tags[:0]
+	for ; len(pages) > 0; pages = pages[PageBytes:] {
+		tag := t.tag(mac, pages[:PageBytes])
+		tags = append(tags, tag[:]...)
+	}
+	return t.tag(mac, tags)
 }
 
 var zeroPage [PageBytes]byte

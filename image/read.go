@@ -35,53 +35,45 @@ func (img *Image) ReadPages(file FileID, first uint64, dst []byte) error {
 }
 
 // A pageReader has what one ReadPages needs and may not share.
-type pageReader struct{ tagger *tagger }
+type pageReader struct{ tagger tagger }
 
 // read reads stored pages that follow each other, frame by frame.
 func (r *pageReader) read(img *Image, ordinal uint64, dst []byte) error {
-	if r.tagger == nil {
-		r.tagger = newTagger(img.index.key)
-	}
 	for number := img.index.frameOf(ordinal); len(dst) > 0; number++ {
-		f := img.index.frames[number]
-		skip := int(ordinal - f.ordinal)
-		n := min(int(f.pages)-skip, len(dst)/PageBytes)
-		part := dst[:n*PageBytes]
-		if err := r.readFrame(img, number, f, skip, part); err != nil {
+		pages, err := r.frame(img, number)
+		if err != nil {
 			return err
 		}
-		ordinal, dst = ordinal+uint64(n), dst[len(part):]
+		n := copy(dst, pages[(ordinal-img.index.frames[number].ordinal)*PageBytes:])
+		ordinal, dst = ordinal+uint64(n/PageBytes), dst[n:]
 	}
 	return nil
 }
 
-// readFrame reads pages of one frame, skipping some. Raw ones are read alone; those of a compressed frame come with all others
-// of it, and stay in the cache.
-func (r *pageReader) readFrame(img *Image, number int, f frame, skip int, dst []byte) error {
-	if f.codec == codecRaw {
-		if err := img.readPack(f, f.offset+int64(skip*PageBytes), dst); err != nil {
-			return err
-		}
-		return img.checkPages(r.tagger, number, skip, dst)
+// frame returns the pages of a frame, which belong to the cache.
+func (r *pageReader) frame(img *Image, number int) ([]byte, error) {
+	if pages := img.cache.get(number); pages != nil {
+		return pages, nil
 	}
-	raw := img.cache.get(number)
-	if raw == nil {
-		stored := make([]byte, f.stored)
-		if err := img.readPack(f, f.offset, stored); err != nil {
-			return err
-		}
-		var err error
-		raw, err = decodeFrame(img.decoder, f, stored, make([]byte, int(f.pages)*PageBytes, int(f.pages)*PageBytes+decodeSlack))
-		if err != nil {
-			return img.frameError(number, err)
-		}
-		if err := img.checkPages(r.tagger, number, 0, raw); err != nil {
-			return err
-		}
-		img.cache.put(number, raw)
+	f := img.index.frames[number]
+	stored := make([]byte, f.stored)
+	if err := img.readPack(f, f.offset, stored); err != nil {
+		return nil, err
 	}
-	copy(dst, raw[skip*PageBytes:])
-	return nil
+	length := int(f.pages) * PageBytes
+	pages := stored
+	if f.codec != codecRaw {
+		pages = make([]byte, length, length+decodeSlack)
+	}
+	pages, err := decodeFrame(img.decoder, f, stored, pages)
+	if err != nil {
+		return nil, img.frameError(number, err)
+	}
+	if err := img.checkFrame(&r.tagger, number, pages); err != nil {
+		return nil, err
+	}
+	img.cache.put(number, pages)
+	return pages, nil
 }
 
 // readPack reads from the pack of a frame.
@@ -92,13 +84,11 @@ func (img *Image) readPack(f frame, offset int64, dst []byte) error {
 	return nil
 }
 
-// checkPages compares pages of a frame with their tags.
-func (img *Image) checkPages(t *tagger, number, skip int, pages []byte) error {
-	ordinal := img.index.frames[number].ordinal + uint64(skip)
-	for i := range len(pages) / PageBytes {
-		if t.tag(pages[i*PageBytes:][:PageBytes]) != img.index.tags[ordinal+uint64(i)] {
-			return img.frameError(number, failf(CodeDamaged, "", "page %d does not match its tag", skip+i))
-		}
+// checkFrame compares the pages of a frame with its tag.
+func (img *Image) checkFrame(t *tagger, number int, pages []byte) error {
+	f := img.index.frames[number]
+	if t.frameTag(img.macs[f.pack], pages) != f.tag {
+		return img.frameError(number, failf(CodeDamaged, "", "does not match its tag"))
 	}
 	return nil
 }
@@ -109,7 +99,7 @@ func (img *Image) frameError(number int, err error) error {
 	return failf(CodeDamaged, packName(pack), "frame %d: %v", number-pack.firstFrame, err)
 }
 
-// A frameCache keeps the frames that were used last.
+// A frameCache keeps the frames that were used last, decoded and checked.
 type frameCache struct {
 	mu       sync.Mutex
 	capacity int

@@ -62,7 +62,7 @@ func (img *Image) Stats() Stats {
 }
 
 func (img *Image) countPages(s *Stats) {
-	used := make([]uint64, (len(img.index.tags)+63)/64)
+	used := make([]uint64, (img.index.pages+63)/64)
 	for _, file := range img.index.files {
 		for _, run := range file.runs {
 			s.PagesCommitted += run.Count
@@ -80,5 +80,5 @@ func (img *Image) countPages(s *Stats) {
 		}
 	}
 	s.PagesDuplicate = s.PagesData - s.PagesDistinct
-	s.PagesUnused = uint64(len(img.index.tags)) - s.PagesDistinct
+	s.PagesUnused = img.index.pages - s.PagesDistinct
 }

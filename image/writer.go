@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/cipher"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -25,8 +26,8 @@ type WriterOptions struct {
 	// own. By default there is one for each CPU.
 	Workers int
 
-	// Parent is an open image of the same store: pages equal to its pages are referred to and not stored again. It may
-	// be closed once NewWriter has returned.
+	// Parent is an open image of the same store: pages equal to its pages are referred to and not stored again. NewWriter reads all
+	// of its packs for that, which also checks them. It may be closed once NewWriter has returned.
 	Parent *Image
 
 	// PackBytes is the size at which the next pack is begun; 128 MiB by default.
@@ -68,6 +69,7 @@ type Writer struct {
 	options WriterOptions
 	lock    *storeLock
 	key     tagKey
+	mac     cipher.AEAD
 	dedup   *dedup
 	counts  pageCounts
 	lanes   chan *lane // those not in use
@@ -123,6 +125,7 @@ func (s *Store) NewWriter(ctx context.Context, options WriterOptions) (*Writer, 
 	}
 	w.syncer.w = w
 	rand.Read(w.key[:])
+	w.mac = w.key.mac()
 	if err := w.begin(); err != nil {
 		w.abort()
 		return nil, err
@@ -179,18 +182,28 @@ func (w *Writer) adopt(parent *Image) error {
 		return err
 	}
 	w.parent = &parentImage{manifest: parent.descriptor, packs: parent.manifest.packs, index: parent.index}
-	w.key = parent.index.key
+	var segments []*segment
 	for number, pack := range parent.index.packs {
 		if !w.store.has(pack.oci()) {
 			return failf(CodeMissingBlob, packName(pack), "the parent's pack is not in %s", w.store.dir)
 		}
 		w.packs = append(w.packs, packSource{parent: number})
-		from, to := parent.index.packOrdinals(pack)
-		for ordinal := from; ordinal < to; ordinal++ {
-			w.dedup.claim(parent.index.tags[ordinal], makeLocation(uint32(number), uint32(ordinal-from)))
-		}
+		segments = append(segments, parent.segments(pack)...)
 	}
-	return nil
+	return parent.eachSegment(w.ctx, w.options.Workers, len(segments), func(r *segmentReader, i int) error {
+		s := segments[i]
+		pages, err := r.read(s, nil)
+		if err != nil {
+			return err
+		}
+		number := parent.index.frames[s.firstFrame].pack
+		from, _ := parent.index.packOrdinals(parent.index.packs[number])
+		for page := range s.pages {
+			tag := r.tagger.tag(w.mac, pages[page*PageBytes:][:PageBytes])
+			w.dedup.claim(tag, makeLocation(uint32(number), uint32(s.ordinal-from)+uint32(page)))
+		}
+		return nil
+	})
 }
 
 // register gives a new pack its number.
