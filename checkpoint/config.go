@@ -12,6 +12,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/mounts"
 	"github.com/sbxmigrate/sbxmigrate/restoreenv"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
@@ -23,19 +24,23 @@ type streams struct {
 }
 
 // config describes the sandbox being saved.
-func (s *saving) config() (image.Config, error) {
+func (s *saving) config() (image.Config, error) { return Describe(s.sb, s.survey, s.memoryBytes) }
+
+// Describe says of a sandbox what whoever restores it must know, given a fresh
+// survey and the size of its memory file.
+func Describe(sb *sandbox.Sandbox, survey *inside.Survey, memoryBytes uint64) (image.Config, error) {
 	facts, err := readBuild()
 	if err != nil {
 		return image.Config{}, err
 	}
-	spec, err := s.sb.Spec()
+	spec, err := sb.Spec()
 	if err != nil {
 		return image.Config{}, err
 	}
 	c := image.Config{
-		Build: facts.ID, GVisor: facts.GVisor, Arch: s.survey.CPU.Arch, CPU: imageCPU(s.survey.CPU),
-		Time: time.Now(), SandboxID: s.sb.ID, Hostname: spec.Hostname,
-		Memory: []image.MemoryFile{{ID: memoryFile, Name: "main", SizeBytes: s.memoryBytes}},
+		Build: facts.ID, GVisor: facts.GVisor, Arch: survey.CPU.Arch, CPU: imageCPU(survey.CPU),
+		Time: time.Now(), SandboxID: sb.ID, Hostname: spec.Hostname,
+		Memory: []image.MemoryFile{{ID: memoryFile, Name: "main", SizeBytes: memoryBytes}},
 	}
 	specJSON, err := json.Marshal(spec)
 	if err != nil {
@@ -46,11 +51,11 @@ func (s *saving) config() (image.Config, error) {
 		into  *json.RawMessage
 		value any
 	}{
-		{&c.Mounts, s.sb.Mounts},
-		{&c.Environment, restoreenv.Build(boot.RootContainer, s.sb.Mounts)},
-		{&c.Network, s.survey.Network},
-		{&c.Processes, s.survey.Processes},
-		{&c.Streams, streams{s.survey.Sessions, s.survey.Terminal}},
+		{&c.Mounts, sb.Mounts},
+		{&c.Environment, restoreenv.Build(boot.RootContainer, sb.Mounts)},
+		{&c.Network, survey.Network},
+		{&c.Processes, survey.Processes},
+		{&c.Streams, streams{survey.Sessions, survey.Terminal}},
 	} {
 		if *part.into, err = json.Marshal(part.value); err != nil {
 			return image.Config{}, err

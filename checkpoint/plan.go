@@ -82,8 +82,11 @@ func (p *Plan) Refusals() []Finding {
 // MakePlan compares an image with a bundle on this host. It starts nothing and
 // changes nothing. Differences are findings in the plan, all of them at once;
 // the error is about what kept it from comparing.
-func MakePlan(opts PlanOptions) (*Plan, error) {
-	config := opts.Image.Config()
+func MakePlan(opts PlanOptions) (*Plan, error) { return PlanFor(opts.Image.Config(), opts) }
+
+// PlanFor is MakePlan for what another host says about a sandbox that comes from
+// there. opts has no image.
+func PlanFor(config *image.Config, opts PlanOptions) (*Plan, error) {
 	p := &Plan{Policy: opts.Policy}
 	// What makes the rest unreadable comes first.
 	if err := p.checkHost(config); err != nil {

@@ -30,8 +30,9 @@ func findUnsavable(k *kernel.Kernel) []Finding {
 	for _, task := range k.TaskSet().Root.Tasks() {
 		var table *kernel.FDTable
 		task.WithMuLocked(func(t *kernel.Task) {
-			if table = t.FDTable(); table != nil {
-				table.IncRef()
+			// A task that is exiting may hold a table that nobody owns any more.
+			if table = t.FDTable(); table != nil && !table.TryIncRef() {
+				table = nil
 			}
 		})
 		if table == nil {
@@ -53,6 +54,19 @@ func findUnsavable(k *kernel.Kernel) []Finding {
 	return findings
 }
 
+func kindName(kind linux.FileMode) string {
+	switch kind {
+	case linux.S_IFIFO:
+		return "FIFO"
+	case linux.S_IFSOCK:
+		return "socket"
+	case linux.S_IFLNK:
+		return "symlink"
+	default:
+		return "special file"
+	}
+}
+
 // checkFile says whether an open file stands in the way of a save.
 func checkFile(ctx context.Context, file *vfs.FileDescription) (Finding, bool) {
 	dentry := file.Dentry()
@@ -68,7 +82,7 @@ func checkFile(ctx context.Context, file *vfs.FileDescription) (Finding, bool) {
 	case kind != linux.S_IFREG && kind != linux.S_IFDIR:
 		return Finding{
 			Code:   CodeDeletedSpecial,
-			Detail: fmt.Sprintf("%s whose name was deleted", linux.FileMode(stat.Mode)),
+			Detail: fmt.Sprintf("%s whose name was deleted", kindName(kind)),
 			Remedy: "let the process close it, or keep such files on a tmpfs",
 		}, true
 	case kind == linux.S_IFREG && file.Mount().ReadOnly():

@@ -81,8 +81,32 @@ func (s *Sandbox) execIn(args *kernel.CreateProcessArgs, in *control.ExecArgs, s
 	if err != nil {
 		return 0, fmt.Errorf("execute %q: %w", args.Filename, err)
 	}
+	s.remember(int32(pid), tg)
 	s.kernel.StartProcess(tg)
 	return pid, nil
+}
+
+// maxEndedExecs bounds how many ended execs are remembered for those who have
+// not asked for their status yet.
+const maxEndedExecs = 1024
+
+// remember keeps a process that exec starts until it is forgotten for newer
+// ones.
+func (s *Sandbox) remember(pid int32, tg *kernel.ThreadGroup) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.execs == nil {
+		s.execs = make(map[int32]*kernel.ThreadGroup)
+	}
+	if len(s.execs) >= maxEndedExecs {
+		for old := range s.execs {
+			if s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(old)) == nil {
+				delete(s.execs, old)
+				break
+			}
+		}
+	}
+	s.execs[pid] = tg
 }
 
 // sessionFDs lists the descriptor numbers that an exec's files get inside.

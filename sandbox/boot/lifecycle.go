@@ -173,11 +173,15 @@ func (s *Sandbox) threadGroup(pid int32) (*kernel.ThreadGroup, error) {
 	if pid == 0 {
 		return s.kernel.GlobalInit(), nil
 	}
-	tg := s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(pid))
-	if tg == nil {
-		return nil, fmt.Errorf("container has no process %d", pid)
+	if tg := s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(pid)); tg != nil {
+		return tg, nil
 	}
-	return tg, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if tg := s.execs[pid]; tg != nil {
+		return tg, nil
+	}
+	return nil, fmt.Errorf("container has no process %d", pid)
 }
 
 // signalForeground signals the foreground process group of the terminal that

@@ -42,6 +42,9 @@ type Sandbox struct {
 
 	mu       sync.Mutex
 	sessions []Session // every session that the kernel may still refer to; guarded by mu
+	// execs are the processes that exec started, by PID: one may have ended and
+	// been reaped before anybody waits for it. Guarded by mu.
+	execs map[int32]*kernel.ThreadGroup
 }
 
 // Phase is where a sandbox is in its life.

@@ -1,0 +1,341 @@
+package checkpoint
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/urpc"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/image"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+)
+
+// Live is a running sandbox whose memory and kernel are about to go elsewhere:
+// the pager's side of package inside for a migration. Its methods are called one
+// at a time, but for Frames.
+type Live struct {
+	sb     *sandbox.Sandbox
+	client *control.Client
+	frames *control.Client // of Frames alone
+	memory *os.File
+	// tracking and stopping are our ends of lifelines: closing one ends the
+	// tracking, or the stop unless it was disarmed.
+	tracking, stopping *os.File
+}
+
+// OpenLive connects to a sandbox. The caller closes the Live; the sandbox goes
+// on then, unless it was disarmed.
+func OpenLive(ctx context.Context, sb *sandbox.Sandbox) (_ *Live, err error) {
+	l := &Live{sb: sb}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	if l.client, err = sb.Dial(ctx); err != nil {
+		return nil, err
+	}
+	l.frames, err = sb.Dial(ctx)
+	return l, err
+}
+
+// Close lets go of the sandbox. It may be called twice.
+func (l *Live) Close() {
+	for _, f := range []*os.File{l.tracking, l.stopping, l.memory} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	for _, c := range []*control.Client{l.client, l.frames} {
+		if c != nil {
+			c.Close()
+		}
+	}
+	*l = Live{sb: l.sb}
+}
+
+// call makes a call that does not stop the sandbox.
+func (l *Live) call(ctx context.Context, method string, arg, result any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return l.client.Call(ctx, method, arg, result)
+}
+
+// Survey asks what a save would find.
+func (l *Live) Survey(ctx context.Context) (*inside.Survey, error) { return survey(ctx, l.client) }
+
+// Memory returns the memory file, owned by l, after accounting for what is in
+// it, so that a stop has not to.
+func (l *Live) Memory(ctx context.Context) (*os.File, error) {
+	var p inside.Prepared
+	if err := l.call(ctx, inside.MethodPrepare, &control.None{}, &p); err != nil {
+		return nil, fmt.Errorf("prepare: %w", err)
+	}
+	if len(p.Files) != 1 {
+		return nil, fmt.Errorf("%w: prepare gave %d files, want the memory file", ErrSandbox, len(p.Files))
+	}
+	if l.memory != nil {
+		p.Files[0].Close()
+		return l.memory, nil
+	}
+	l.memory = p.Files[0]
+	return l.memory, nil
+}
+
+// Arm begins to track dirty pages. It returns why that is not possible here, or
+// "".
+func (l *Live) Arm(ctx context.Context) (unsupported string, err error) {
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	defer theirs.Close()
+	var result inside.ArmResult
+	if err := l.call(ctx, inside.MethodArm, &inside.ArmArgs{FilePayload: urpc.FilePayload{Files: []*os.File{theirs}}}, &result); err != nil {
+		ours.Close()
+		return "", err
+	}
+	l.tracking = ours
+	return result.Unsupported, nil
+}
+
+// Collect returns what became dirty since Arm or the last Collect.
+func (l *Live) Collect(ctx context.Context) (*pages.Set, error) {
+	return l.pageSet(ctx, inside.MethodCollect)
+}
+
+func (l *Live) pageSet(ctx context.Context, method string) (*pages.Set, error) {
+	var out inside.PageRanges
+	if err := l.call(ctx, method, &control.None{}, &out); err != nil {
+		return nil, err
+	}
+	set := &pages.Set{}
+	for _, r := range out.Ranges {
+		if r[0] >= r[1] || r[1] > pages.MaxPages {
+			return nil, fmt.Errorf("%w: it names pages %d to %d", ErrSandbox, r[0], r[1])
+		}
+		set.AddRange(r[0], r[1])
+	}
+	return set, nil
+}
+
+// Populate commits the pages that processes have mapped and not touched yet. A
+// stop would otherwise look at each of them.
+func (l *Live) Populate(ctx context.Context) error {
+	mapped, err := l.pageSet(ctx, inside.MethodMapped)
+	if err != nil {
+		return err
+	}
+	info, err := l.memory.Stat()
+	if err != nil {
+		return err
+	}
+	size := uint64(info.Size())
+	mapped.RemoveRange(size/pages.PageSize, pages.MaxPages)
+	committed, err := pages.Committed(int(l.memory.Fd()), size)
+	if err != nil {
+		return err
+	}
+	mapped.Subtract(committed)
+	return populate(l.memory, mapped)
+}
+
+// populate commits the pages of a set. They must lie inside the file, which
+// cannot shrink.
+func populate(memory *os.File, set *pages.Set) error {
+	const windowPages = 1 << 18
+	for start, end := range set.Ranges() {
+		for ; start < end; start += windowPages {
+			n := min(end-start, windowPages)
+			window, err := unix.Mmap(int(memory.Fd()), int64(start*pages.PageSize), int(n*pages.PageSize), unix.PROT_READ, unix.MAP_SHARED)
+			if err != nil {
+				return fmt.Errorf("map sandbox memory: %w", err)
+			}
+			err = unix.Madvise(window, unix.MADV_POPULATE_READ)
+			unix.Munmap(window)
+			if err != nil {
+				return fmt.Errorf("populate sandbox memory: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// Sinks take what a stop gives. Stopped, State and Metadata may be called at the same
+// time as each other.
+type Sinks struct {
+	// Stopped is called when the tasks are paused and the gates shut.
+	Stopped func()
+	// State and Metadata take the streams of the kernel, bounded by
+	// image.MaxStateBytes.
+	State, Metadata io.Writer
+}
+
+// Stopped is what a stop gave. The tasks stay paused.
+type Stopped struct {
+	// Committed are the saved kernel's pages, those of Inline included.
+	Committed *pages.Set
+	// Inline are pages whose content in memory is not the saved one.
+	Inline []InlinePages
+	// Dirty is what became dirty since the last Collect; nil where that is not
+	// known.
+	Dirty *pages.Set
+}
+
+// InlinePages are pages with their content.
+type InlinePages struct {
+	First uint64
+	Data  []byte
+}
+
+// Stop pauses the sandbox and saves its kernel. After an error it goes on.
+func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
+	ctx, cancel := context.WithTimeout(ctx, defaultStopTimeout)
+	defer cancel()
+	var err error
+	var lifeline *os.File
+	if lifeline, l.stopping, err = os.Pipe(); err != nil {
+		return nil, err
+	}
+	ours, theirs, err := stopPipes(lifeline)
+	if err != nil {
+		lifeline.Close()
+		return nil, err
+	}
+	out := &Stopped{}
+	var list *pageList
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		args := &inside.SaveArgs{FilePayload: urpc.FilePayload{Files: theirs}}
+		err := l.client.Call(ctx, inside.MethodSave, args, &inside.SaveResult{})
+		for _, f := range theirs {
+			f.Close()
+		}
+		return err
+	})
+	carry := func(to io.Writer, from *os.File) {
+		group.Go(func() error {
+			defer from.Close()
+			_, err := io.Copy(to, io.LimitReader(from, image.MaxStateBytes))
+			return err
+		})
+	}
+	carry(sinks.State, ours[0])
+	carry(sinks.Metadata, ours[1])
+	group.Go(func() (err error) {
+		defer ours[2].Close()
+		list, err = readRanges(ours[2], pages.MaxPages*pages.PageSize)
+		return err
+	})
+	group.Go(func() (err error) {
+		defer ours[3].Close()
+		out.Dirty, err = readEvents(ours[3], sinks.Stopped)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return nil, fmt.Errorf("stop: %w", err)
+	}
+	out.Committed = &pages.Set{}
+	for _, run := range list.all() {
+		out.Committed.AddRange(run.First, run.First+run.Count)
+	}
+	for _, p := range list.inline {
+		out.Inline = append(out.Inline, InlinePages{First: p.run.First, Data: p.data})
+	}
+	return out, nil
+}
+
+// stopPipes returns our ends of the pipes for state, metadata, ranges and
+// events, and what the sandbox is to be given.
+func stopPipes(lifeline *os.File) (ours, theirs []*os.File, err error) {
+	for range inside.SaveFiles {
+		r, w, err := os.Pipe()
+		if err != nil {
+			for _, f := range append(ours, theirs...) {
+				f.Close()
+			}
+			return nil, nil, err
+		}
+		ours, theirs = append(ours, r), append(theirs, w)
+	}
+	events := theirs[3]
+	return ours, append(append(theirs[:3:3], lifeline), events), nil
+}
+
+// readEvents reads the events of a stop, see inside. It returns nil where it is
+// not known what is dirty.
+func readEvents(r io.Reader, stopped func()) (*pages.Set, error) {
+	var record [inside.RangeBytes]byte
+	if _, err := io.ReadFull(r, record[:]); err != nil {
+		return nil, fmt.Errorf("%w: it did not stop: %w", ErrSandbox, err)
+	}
+	stopped()
+	dirty := &pages.Set{}
+	for {
+		_, err := io.ReadFull(r, record[:])
+		if errors.Is(err, io.EOF) {
+			return dirty, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: read dirty pages: %w", ErrSandbox, err)
+		}
+		if binary.LittleEndian.Uint64(record[:]) == inside.UnknownDirty {
+			return nil, nil
+		}
+		run, err := parseRange(record[:], pages.MaxPages*pages.PageSize)
+		if err != nil {
+			return nil, err
+		}
+		dirty.AddRange(run.First, run.First+run.Count)
+	}
+}
+
+// Frames returns the frames that reached the stopped sandbox's gates since the
+// last call.
+func (l *Live) Frames(ctx context.Context) ([]network.Frame, error) {
+	var out inside.FrameList
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := l.frames.Call(ctx, inside.MethodFrames, &control.None{}, &out)
+	return out.Frames, err
+}
+
+// releaseTimeout bounds Release and Disarm of a sandbox: their callers try again.
+const releaseTimeout = 10 * time.Second
+
+// Disarm keeps a stopped sandbox stopped, whatever becomes of us.
+func Disarm(ctx context.Context, sb *sandbox.Sandbox) error {
+	return callOnce(ctx, sb, inside.MethodDisarm, &control.None{})
+}
+
+// Release lets a stopped sandbox go on. It is no error if it was not stopped.
+func Release(ctx context.Context, sb *sandbox.Sandbox, announce bool) error {
+	return callOnce(ctx, sb, inside.MethodRelease, &inside.ReleaseArgs{Announce: announce})
+}
+
+// Inject gives a sandbox's gates frames of the host that it comes from.
+func Inject(ctx context.Context, sb *sandbox.Sandbox, frames []network.Frame) error {
+	return callOnce(ctx, sb, inside.MethodInject, &inside.FrameList{Frames: frames})
+}
+
+func callOnce(ctx context.Context, sb *sandbox.Sandbox, method string, arg any) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	client, err := sb.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Call(ctx, method, arg, &control.None{})
+}

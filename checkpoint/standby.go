@@ -1,0 +1,162 @@
+package checkpoint
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+)
+
+// Standby is a sandbox process that loads a kernel while that arrives from
+// another host, and starts it when told. It ends with this process unless it was
+// started.
+type Standby struct {
+	// Memory is its memory file: the caller places pages.
+	Memory *os.File
+	// State and Metadata take the kernel's streams. The caller closes them at
+	// their ends.
+	State, Metadata io.WriteCloser
+
+	pages, standby *os.File
+	cancel         context.CancelFunc
+	created        chan struct{} // closed when sb and err are set
+	sb             *sandbox.Sandbox
+	err            error
+	closeOnce      sync.Once
+}
+
+// NewStandby starts a standby under a plan that does not refuse. create's
+// Restore is filled in; from names where the sandbox comes from.
+func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string, create sandbox.CreateOptions) (_ *Standby, err error) {
+	s := &Standby{created: make(chan struct{})}
+	var theirs []*os.File
+	open := func(ours, other *os.File, openErr error) *os.File {
+		if openErr != nil {
+			err = openErr
+			return nil
+		}
+		theirs = append(theirs, other)
+		return ours
+	}
+	pipe := func() *os.File {
+		r, w, err := os.Pipe()
+		return open(w, r, err)
+	}
+	s.State, s.Metadata = pipe(), pipe()
+	s.pages = open(socketPair())
+	s.standby = open(socketPair())
+	if err == nil {
+		s.Memory, err = sandbox.NewMemory()
+	}
+	if err != nil {
+		for _, f := range theirs {
+			f.Close()
+		}
+		for _, f := range create.Stdio {
+			f.Close()
+		}
+		s.close()
+		return nil, err
+	}
+	create.Restore = &sandbox.Restore{
+		From: from, Mounts: plan.list, Network: plan.network,
+		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal,
+		Files: theirs, Memory: s.Memory,
+	}
+	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		s.sb, _, s.err = root.Create(ctx, create)
+		close(s.created)
+	}()
+	if err := s.waitReady(); err != nil {
+		s.Discard()
+		return nil, err
+	}
+	go io.Copy(io.Discard, s.pages) // requests: all are answered at once, in Placed
+	return s, nil
+}
+
+// waitReady returns when the memory file may be written to.
+func (s *Standby) waitReady() error {
+	ready := make(chan error, 1)
+	go func() {
+		var b [1]byte
+		_, err := io.ReadFull(s.standby, b[:])
+		ready <- err
+	}()
+	select {
+	case err := <-ready:
+		if err == nil {
+			return nil
+		}
+	case <-s.created:
+	}
+	<-s.created
+	if s.err == nil {
+		s.err = fmt.Errorf("%w: standby did not say that it is ready", ErrSandbox)
+	}
+	return s.err
+}
+
+// Announce makes the sandbox's addresses known. Its gates hold what comes until
+// it is started.
+func (s *Standby) Announce() error {
+	_, err := s.standby.Write([]byte{inside.StandbyAnnounce})
+	return err
+}
+
+// Placed tells the kernel that every page is in its place.
+func (s *Standby) Placed() error {
+	var answer [inside.RequestHeaderBytes]byte
+	binary.LittleEndian.PutUint32(answer[:4], inside.AnswerAll)
+	_, err := s.pages.Write(answer[:])
+	return err
+}
+
+// Loaded waits until the kernel is loaded and only has to be started.
+func (s *Standby) Loaded(ctx context.Context) (*sandbox.Sandbox, error) {
+	select {
+	case <-s.created:
+		return s.sb, s.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// Start lets the tasks run. From then on the sandbox outlives this process.
+func (s *Standby) Start(ctx context.Context) error {
+	if s.sb == nil {
+		return errors.New("standby is not loaded")
+	}
+	return s.sb.Start(ctx)
+}
+
+// Release gives up what was needed to load. The sandbox runs.
+func (s *Standby) Release() { s.close() }
+
+// Discard ends a standby that was not started, for certain.
+func (s *Standby) Discard() error {
+	s.close()
+	s.cancel()
+	<-s.created
+	if s.sb == nil {
+		return nil // Create has cleaned up
+	}
+	return s.sb.Delete(context.Background(), true)
+}
+
+func (s *Standby) close() {
+	s.closeOnce.Do(func() {
+		for _, c := range []io.Closer{s.State, s.Metadata, s.pages, s.standby, s.Memory} {
+			if f, ok := c.(*os.File); ok && f != nil {
+				f.Close()
+			}
+		}
+	})
+}
