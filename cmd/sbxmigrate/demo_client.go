@@ -73,27 +73,27 @@ func (c *demoClient) run(stop <-chan struct{}) error {
 func (c *demoClient) increment() error {
 	old := strconv.AppendInt(nil, c.count, 10)
 	c.count++
-	new := strconv.AppendInt(nil, c.count, 10)
-	if err := c.ask("INCR "+demoCounter, nil, new); err != nil {
+	next := strconv.AppendInt(nil, c.count, 10)
+	if err := c.ask("INCR "+demoCounter, nil, next); err != nil {
 		return err
 	}
 	if c.count > 1 {
 		c.digest.add(demoCounter, old)
 	}
-	c.digest.add(demoCounter, new)
+	c.digest.add(demoCounter, next)
 	return nil
 }
 
 // set writes some key anew.
 func (c *demoClient) set() error {
 	i := rand.IntN(len(c.versions))
-	old, new := demoValue(i, c.versions[i]), demoValue(i, c.versions[i]+1)
-	if err := c.ask("SET "+demoKey(i)+" ", new, []byte("OK")); err != nil {
+	old, next := demoValue(i, c.versions[i]), demoValue(i, c.versions[i]+1)
+	if err := c.ask("SET "+demoKey(i)+" ", next, []byte("OK")); err != nil {
 		return err
 	}
 	c.versions[i]++
 	c.digest.add(demoKey(i), old)
-	c.digest.add(demoKey(i), new)
+	c.digest.add(demoKey(i), next)
 	return nil
 }
 

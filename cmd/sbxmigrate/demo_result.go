@@ -33,7 +33,7 @@ func (r *demoResult) print(w io.Writer) error {
 		fmt.Fprintf(&b, "%-14s"+format+"\n", append([]any{name}, args...)...)
 	}
 	row("image", "%s, for %s of memory", bytesText(uint64(r.Move.ImageBytes)), bytesText(uint64(r.Move.MemoryBytes)))
-	row("longest gap", "%s between two answers to the client", milliseconds(time.Duration(r.LongestGapNanos)))
+	row("longest gap", "%s between two answers, TCP's wait before it tries again included", milliseconds(time.Duration(r.LongestGapNanos)))
 	row("requests", "%d answered over one connection, %d errors", r.Answers, r.Errors)
 	row("keys", "%d, digest of all equal on host B", r.Keys)
 	b.WriteString("\nSUCCESS: the sandbox went from host A to host B, and its client's connection with it\n")

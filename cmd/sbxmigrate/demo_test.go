@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +41,12 @@ func newDemoRun(t *testing.T, args ...string) *demoRun {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(r.binary, self, 0o755); err != nil {
+	// A process that another test forks meanwhile would have it open for writing
+	// for a moment, and what is open for writing cannot be run.
+	syscall.ForkLock.RLock()
+	err = os.WriteFile(r.binary, self, 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	r.cmd = exec.Command(r.binary, append([]string{"demo", "--memory", "8"}, args...)...)
