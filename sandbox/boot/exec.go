@@ -81,32 +81,36 @@ func (s *Sandbox) execIn(args *kernel.CreateProcessArgs, in *control.ExecArgs, s
 	if err != nil {
 		return 0, fmt.Errorf("execute %q: %w", args.Filename, err)
 	}
-	s.remember(int32(pid), tg)
+	s.remember(int32(pid), execed{tg, session.Name})
 	s.kernel.StartProcess(tg)
 	return pid, nil
 }
 
-// maxEndedExecs bounds how many ended execs are remembered for those who have
-// not asked for their status yet.
-const maxEndedExecs = 1024
+// maxExecs bounds how many execs are remembered that nobody waits for.
+const maxExecs = 1024
 
-// remember keeps a process that exec starts until it is forgotten for newer
-// ones.
-func (s *Sandbox) remember(pid int32, tg *kernel.ThreadGroup) {
+// remember keeps an exec'd process findable after its end, until somebody has
+// waited for it or too many others have come.
+func (s *Sandbox) remember(pid int32, e execed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.execs == nil {
-		s.execs = make(map[int32]*kernel.ThreadGroup)
+		s.execs = make(map[int32]execed)
 	}
-	if len(s.execs) >= maxEndedExecs {
-		for old := range s.execs {
-			if s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(old)) == nil {
-				delete(s.execs, old)
-				break
-			}
+	for old := range s.execs {
+		if len(s.execs) < maxExecs {
+			break
 		}
+		delete(s.execs, old)
 	}
-	s.execs[pid] = tg
+	s.execs[pid] = e
+}
+
+// forget undoes remember.
+func (s *Sandbox) forget(pid int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.execs, pid)
 }
 
 // sessionFDs lists the descriptor numbers that an exec's files get inside.

@@ -39,14 +39,17 @@ func (l *Lifecycle) Status(_ *control.None, out *control.Status) error {
 	return nil
 }
 
-// Wait blocks until a process has ended.
+// Wait blocks until a process has ended and what it wrote is where its streams
+// lead. An exec can be waited for once.
 func (l *Lifecycle) Wait(in *control.WaitArgs, out *control.WaitResult) error {
-	tg, err := l.s.threadGroup(in.PID)
+	e, err := l.s.find(in.PID)
 	if err != nil {
 		return err
 	}
-	tg.WaitExited()
-	out.Status = exitStatus(tg.ExitStatus())
+	e.tg.WaitExited()
+	l.s.streams.flush(e.session)
+	l.s.forget(in.PID)
+	out.Status = exitStatus(e.tg.ExitStatus())
 	return nil
 }
 
@@ -170,18 +173,27 @@ func (s *Sandbox) start() error {
 
 // threadGroup finds a process of the container; 0 is its first.
 func (s *Sandbox) threadGroup(pid int32) (*kernel.ThreadGroup, error) {
+	e, err := s.find(pid)
+	return e.tg, err
+}
+
+// find finds a process of the container, and the session of its streams if it
+// was given some; 0 is the container's first.
+func (s *Sandbox) find(pid int32) (execed, error) {
 	if pid == 0 {
-		return s.kernel.GlobalInit(), nil
-	}
-	if tg := s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(pid)); tg != nil {
-		return tg, nil
+		return execed{s.kernel.GlobalInit(), RootContainer}, nil
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if tg := s.execs[pid]; tg != nil {
-		return tg, nil
+	e, ok := s.execs[pid]
+	s.mu.Unlock()
+	if ok {
+		return e, nil
 	}
-	return nil, fmt.Errorf("container has no process %d", pid)
+	tg := s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(pid))
+	if tg == nil {
+		return execed{}, fmt.Errorf("container has no process %d", pid)
+	}
+	return execed{tg: tg}, nil
 }
 
 // signalForeground signals the foreground process group of the terminal that

@@ -111,7 +111,8 @@ func (m *mounter) mountBelow(root vfs.VirtualDentry, mount *mounts.Mount, keepWr
 		return err
 	}
 	defer mnt.DecRef(m.ctx)
-	mode, err := m.modeOf(vfs.MakeVirtualDentry(mnt, mnt.Root()), "/")
+	// The empty path: "/" demands a directory, and a mount's root may be a file.
+	mode, err := m.modeOf(vfs.MakeVirtualDentry(mnt, mnt.Root()), "")
 	if err != nil {
 		return err
 	}
@@ -299,6 +300,9 @@ func (m *mounter) makeMountPoint(root vfs.VirtualDentry, destination string, dir
 		err = v.MkdirAt(m.ctx, m.creds, target, synthetic)
 	} else {
 		err = v.MknodAt(m.ctx, m.creds, target, &vfs.MknodOptions{Mode: linux.S_IFREG | 0o644})
+	}
+	if linuxerr.Equals(linuxerr.EROFS, err) {
+		return fmt.Errorf("mount point does not exist and cannot be created below a read-only mount: create an empty file there in the root filesystem")
 	}
 	if err != nil {
 		return fmt.Errorf("create mount point: %w", err)

@@ -42,9 +42,16 @@ type Sandbox struct {
 
 	mu       sync.Mutex
 	sessions []Session // every session that the kernel may still refer to; guarded by mu
-	// execs are the processes that exec started, by PID: one may have ended and
-	// been reaped before anybody waits for it. Guarded by mu.
-	execs map[int32]*kernel.ThreadGroup
+	// execs are the processes that exec started and nobody has waited for yet, by
+	// PID. Guarded by mu.
+	execs map[int32]execed
+}
+
+// execed is a process that exec started. The kernel forgets a PID when the
+// process is reaped, which may be before anybody waits for it here.
+type execed struct {
+	tg      *kernel.ThreadGroup
+	session string
 }
 
 // Phase is where a sandbox is in its life.
@@ -220,7 +227,7 @@ func (s *Sandbox) importStreams(args *kernel.CreateProcessArgs, session string, 
 		if terminal && i >= len(stdio) {
 			n = 3 + i - len(stdio)
 		}
-		hostFD, err := s.streams.give(f, false)
+		hostFD, err := s.streams.give(session, f, false)
 		if err != nil {
 			return nil, nil, err
 		}

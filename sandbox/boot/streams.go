@@ -1,9 +1,11 @@
 package boot
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -32,16 +34,24 @@ func execSession(n int) string { return fmt.Sprintf("%s/exec/%d", RootContainer,
 //     on again, and a regular file or the null device is not.
 type streams struct {
 	mu sync.Mutex
-	// guestEnds are the pipe ends given to the kernel whose other end drains
-	// into a file.
-	guestEnds []int
-	draining  sync.WaitGroup
+	// pumps drain what the guest writes into files, by session. Guarded by mu.
+	pumps map[string][]*pump
+}
+
+// pump carries what the guest writes into a file.
+type pump struct {
+	from, to *os.File
+	guestEnd int // the kernel's end of the pipe
+	done     chan struct{}
+	// mu is held from the moment in which bytes leave the pipe until they are in
+	// the file.
+	mu sync.Mutex
 }
 
 // give returns a descriptor, owned by the kernel from now on, that stands for
 // f inside. It takes ownership of f. restoring says that the kernel may insist
 // on a descriptor that can be waited on.
-func (s *streams) give(f *os.File, restoring bool) (int, error) {
+func (s *streams) give(session string, f *os.File, restoring bool) (int, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
 		return -1, fmt.Errorf("stat stream: %w", err)
@@ -49,14 +59,14 @@ func (s *streams) give(f *os.File, restoring bool) (int, error) {
 	kind := stat.Mode & unix.S_IFMT
 	terminal := kind == unix.S_IFCHR && isTerminal(int(f.Fd()))
 	if kind == unix.S_IFREG || restoring && kind == unix.S_IFCHR && !terminal {
-		return s.pump(f)
+		return s.pump(session, f)
 	}
 	return release(f)
 }
 
 // pump puts a pipe between f and the guest, in the direction in which f is
 // open.
-func (s *streams) pump(f *os.File) (int, error) {
+func (s *streams) pump(session string, f *os.File) (int, error) {
 	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
 	if err != nil {
 		return -1, fmt.Errorf("inspect stream: %w", err)
@@ -73,33 +83,91 @@ func (s *streams) pump(f *os.File) (int, error) {
 		}()
 		return release(r)
 	}
-	s.draining.Add(1)
-	go func() {
-		defer s.draining.Done()
-		defer f.Close()
-		defer r.Close()
-		carry(f, r)
-	}()
-	fd, err := release(w)
-	if err == nil {
-		s.mu.Lock()
-		s.guestEnds = append(s.guestEnds, fd)
-		s.mu.Unlock()
+	guestEnd, err := release(w)
+	if err != nil {
+		return -1, err
 	}
-	return fd, err
+	p := &pump{from: r, to: f, guestEnd: guestEnd, done: make(chan struct{})}
+	go p.run()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pumps == nil {
+		s.pumps = make(map[string][]*pump)
+	}
+	s.pumps[session] = append(s.pumps[session], p)
+	return guestEnd, nil
 }
 
-// drain makes sure that all that the guest wrote has reached its file. Call it
-// when no task runs any more, just before the process exits: it closes
-// descriptors under the kernel.
+// run carries until nobody has the guest's end any more, or the file takes no
+// more.
+func (p *pump) run() {
+	defer close(p.done)
+	defer p.to.Close()
+	defer p.from.Close()
+	buffer := make([]byte, 64<<10)
+	fd := int(p.from.Fd()) // blocking from here on
+	for {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Ppoll(fds, nil, nil); err != nil {
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			return
+		}
+		p.mu.Lock()
+		n, err := p.from.Read(buffer)
+		if n > 0 {
+			_, err = p.to.Write(buffer[:n])
+		}
+		p.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// flush makes sure that what the guest has written by now is in the file.
+func (p *pump) flush() {
+	for {
+		select {
+		case <-p.done:
+			return
+		default:
+		}
+		p.mu.Lock()
+		pending, err := unix.IoctlGetInt(int(p.from.Fd()), unix.TIOCINQ)
+		p.mu.Unlock()
+		if err != nil || pending == 0 {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// flush makes sure that what the guest has written to a session's streams by
+// now is where they lead.
+func (s *streams) flush(session string) {
+	s.mu.Lock()
+	pumps := s.pumps[session]
+	s.mu.Unlock()
+	for _, p := range pumps {
+		p.flush()
+	}
+}
+
+// drain ends all streams and makes sure that all that the guest wrote has
+// reached its file. Call it when no task runs any more, just before the process
+// exits: it closes descriptors under the kernel.
 func (s *streams) drain() {
 	s.mu.Lock()
-	for _, fd := range s.guestEnds {
-		unix.Close(fd)
+	defer s.mu.Unlock()
+	for _, pumps := range s.pumps {
+		for _, p := range pumps {
+			unix.Close(p.guestEnd)
+			<-p.done
+		}
 	}
-	s.guestEnds = nil
-	s.mu.Unlock()
-	s.draining.Wait()
+	s.pumps = nil
 }
 
 // nowhere returns a descriptor for a stream whose other end is gone for good:
@@ -162,7 +230,7 @@ func (s *streams) reconnect(sessions []Session, files *Files) (map[checkpoint.Re
 			var err error
 			if f := given[n]; session.Name == RootContainer && f != nil {
 				delete(given, n)
-				fd, err = s.give(f, true)
+				fd, err = s.give(session.Name, f, true)
 			} else {
 				fd, err = nowhere(n)
 			}
