@@ -150,7 +150,7 @@ func (o *launchOptions) addFlags(f *pflag.FlagSet) {
 	o.streamOptions.addFlags(f)
 	f.StringVarP(&o.bundle, "bundle", "b", ".", "`directory` with config.json and the root filesystem")
 	f.StringVar(&o.platform, "platform", "", "`how` guest code is run: systrap (default) or kvm")
-	f.StringVar(&o.overlay, "overlay", "", "`which` writable mounts get a writable layer in the sandbox's memory: none (default), root or all")
+	f.StringVar(&o.overlay, "overlay", overlayDefault, "`which` writable mounts get a writable layer in the sandbox's memory, which travels with it: none, root or all")
 	f.BoolVar(&o.lenient, "lenient", false, "leave mounts of unknown type out, with a warning")
 	addIgnoredFlags(f)
 }
@@ -198,6 +198,9 @@ func (c *cli) launch(ctx context.Context, id string, bundle *sandbox.Bundle, o l
 	}
 	return s, st, nil
 }
+
+// overlayDefault keeps what is written to a root filesystem with the sandbox.
+const overlayDefault = string(mounts.OverlayRoot)
 
 // parseOverlay understands --overlay.
 func parseOverlay(text string) (mounts.OverlayMode, error) {

@@ -20,7 +20,7 @@ type mountsOptions struct {
 
 func (o *mountsOptions) addFlags(f *pflag.FlagSet) {
 	o.tableOptions.addFlags(f, false)
-	f.StringVar(&o.overlay, "overlay", "", "as of run: none (default), root or all")
+	f.StringVar(&o.overlay, "overlay", overlayDefault, "as of run: none, root or all")
 	f.BoolVar(&o.lenient, "lenient", false, "leave mounts of unknown type out, with a warning")
 }
 
