@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"context"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -54,9 +55,19 @@ func textLike(r *rand.Rand, n int) []byte {
 	return out[:n]
 }
 
-func benchMemory() []byte {
+// benchMemory returns memory of a kind: "mixed" as said above, "records" of 1 KiB random values with headers and pointers, as a
+// key-value store has them.
+func benchMemory(kind string) []byte {
 	seed := rand.NewChaCha8([32]byte{1})
 	memory := make([]byte, benchBytes())
+	if kind == "records" {
+		_, _ = seed.Read(memory)
+		for at := 0; at+1152 <= len(memory); at += 1152 {
+			copy(memory[at:], fmt.Sprintf("\x00\x04\x00\x04\x02key:%012d\x00\x00\x00%016x%016x", at, at*64, at*65))
+			clear(memory[at+1104 : at+1152])
+		}
+		return memory
+	}
 	for at := 0; at < len(memory); at += 2 << 20 {
 		_, _ = seed.Read(memory[at : at+1<<20])
 		copy(memory[at+1<<20:at+2<<20], textLike(rand.New(seed), 1<<20))
@@ -92,17 +103,19 @@ func writeImage(tb testing.TB, store *Store, memory io.ReaderAt, options WriterO
 }
 
 func BenchmarkWrite(b *testing.B) {
-	memory := newMemfd(b, benchMemory())
 	for _, test := range []struct {
-		name    string
-		options WriterOptions
+		name, memory string
+		options      WriterOptions
 	}{
-		{"none", WriterOptions{Compression: CompressionNone, NoSync: true}},
-		{"zstd", WriterOptions{NoSync: true}},
-		{"none-sync", WriterOptions{Compression: CompressionNone}},
-		{"zstd-sync", WriterOptions{}},
+		{"mixed-none", "mixed", WriterOptions{Compression: CompressionNone, NoSync: true}},
+		{"mixed-zstd", "mixed", WriterOptions{NoSync: true}},
+		{"records-none", "records", WriterOptions{Compression: CompressionNone, NoSync: true}},
+		{"records-zstd", "records", WriterOptions{NoSync: true}},
+		{"mixed-none-sync", "mixed", WriterOptions{Compression: CompressionNone}},
+		{"mixed-zstd-sync", "mixed", WriterOptions{}},
 	} {
 		b.Run(test.name, func(b *testing.B) {
+			memory := newMemfd(b, benchMemory(test.memory))
 			b.SetBytes(int64(benchBytes()))
 			var bytes int64
 			var cpu time.Duration
@@ -138,13 +151,18 @@ func report(b *testing.B, cpu time.Duration, bytes int64) {
 // BenchmarkPeer is what a checkpoint without hashes, index and deduplication costs at the least: copied, or through flate at best
 // speed in pieces of 1 MiB on all CPUs.
 func BenchmarkPeer(b *testing.B) {
-	memory := newMemfd(b, benchMemory())
 	for _, test := range []struct {
-		name    string
-		workers int
-		flate   bool
-	}{{"copy", 1, false}, {"flate", runtime.GOMAXPROCS(0), true}} {
+		name, memory string
+		workers      int
+		flate        bool
+	}{
+		{"mixed-copy", "mixed", 1, false},
+		{"mixed-flate", "mixed", runtime.GOMAXPROCS(0), true},
+		{"records-copy", "records", 1, false},
+		{"records-flate", "records", runtime.GOMAXPROCS(0), true},
+	} {
 		b.Run(test.name, func(b *testing.B) {
+			memory := newMemfd(b, benchMemory(test.memory))
 			b.SetBytes(int64(benchBytes()))
 			var cpu time.Duration
 			var bytes int64
@@ -199,7 +217,7 @@ func peerWrite(b *testing.B, memory io.ReaderAt, workers int, compress bool) int
 }
 
 func BenchmarkLoad(b *testing.B) {
-	memory := newMemfd(b, benchMemory())
+	memory := newMemfd(b, benchMemory("mixed"))
 	for _, compression := range []Compression{CompressionNone, CompressionZstd} {
 		b.Run(string(compression), func(b *testing.B) {
 			store, err := CreateStore(b.TempDir() + "/image")

@@ -24,13 +24,13 @@ type frameEncoder struct {
 	matching *zstd.Encoder // for frames that look random: finds repeated sequences, 5 GB/s where there are none
 	entropy  *zstd.Encoder // for the others: also codes bytes by frequency where nothing is repeated, such as hexadecimal text
 
-	skip    int // frames to store raw before the next one is tried
+	skip    int // frames that look random to store raw before the next one is tried
 	skipped int // how many the last time
 }
 
-// Frames that gain less than 1/minGain of their size are not worth the time: memory full of random values with small headers, such as
-// that of a key-value store, compresses by 3 % and takes 20 times as long as to store it. After such a frame more and more
-// of those that follow are not tried, up to maxSkip.
+// Frames that look random and gain less than 1/minGain of their size are not worth the time: memory full of random values with
+// small headers, such as that of a key-value store, compresses by 3 % and takes 20 times as long as to store it. After such a
+// frame more and more of its kind are not tried, up to maxSkip.
 const (
 	minGain = 16
 	maxSkip = 31
@@ -56,50 +56,49 @@ func newFrameEncoder(level zstd.EncoderLevel) (*frameEncoder, error) {
 
 // encode returns a frame encoded, behind out in the same memory if that suffices: nil if it is better stored raw.
 func (e *frameEncoder) encode(out, raw []byte) []byte {
+	if !looksRandom(raw) {
+		return ifSmaller(e.entropy.EncodeAll(raw, out)[len(out):], raw)
+	}
 	if e.skip > 0 {
 		e.skip--
 		return nil
 	}
-	encoder := e.entropy
-	if looksRandom(raw) {
-		encoder = e.matching
-	}
-	encoded := encoder.EncodeAll(raw, out)[len(out):]
+	encoded := e.matching.EncodeAll(raw, out)[len(out):]
 	if len(raw)-len(encoded) < len(raw)/minGain {
 		e.skipped = min(2*e.skipped+1, maxSkip)
 		e.skip = e.skipped
 	} else {
 		e.skipped = 0
 	}
+	return ifSmaller(encoded, raw)
+}
+
+func ifSmaller(encoded, raw []byte) []byte {
 	if len(encoded) >= len(raw) {
 		return nil
 	}
 	return encoded
 }
 
-// looksRandom samples a frame: whether its bytes are about equally frequent. Then coding them by frequency, which takes
-// five times as long as to see that nothing is repeated, gains nothing.
+// looksRandom samples a frame: whether its bytes, without those that are zero, are about equally frequent. Then coding bytes by
+// frequency gains nothing that looking for repetitions does not, and takes longer.
 func looksRandom(raw []byte) bool {
-	const samples = 2048
-	if len(raw) < samples {
-		return false
-	}
+	// Stretches from all over the frame, as pages differ from each other, at a distance that records are not likely to have.
+	const stretch, distance = 32, 1009
 	var counts [256]uint16
-	// Short stretches from all over the frame: pages differ from each other.
-	const stretch = 32
-	step := len(raw) / (samples / stretch)
-	for at := 0; at+stretch <= len(raw); at += step {
+	var samples, squares uint64
+	for at := 0; at+stretch <= len(raw); at += distance {
 		for _, b := range raw[at : at+stretch] {
 			counts[b]++
 		}
 	}
-	// The sum of squares is samples^2/256 + samples for uniform random bytes, with a deviation of about 180 of 18432.
-	var squares uint64
-	for _, n := range counts {
+	for _, n := range counts[1:] {
+		samples += uint64(n)
 		squares += uint64(n) * uint64(n)
 	}
-	const uniform = samples*samples/256 + samples
-	return squares < uniform+uniform/8
+	// Random bytes have samples + samples²/255 squares on average; those of text or machine code have many times as much.
+	uniform := samples + samples*samples/255
+	return samples >= 64 && squares < uniform+uniform/2
 }
 
 // newFrameDecoder returns a decoder that any number of goroutines may use, and that never makes more of a frame than
