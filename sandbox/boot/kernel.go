@@ -53,8 +53,17 @@ import (
 // nothing of the host's hardware.
 const DefaultPlatform = "systrap"
 
-// initGlobals sets up gVisor's process-wide state. It reads /proc, so it comes
-// before isolate.
+// prepareHost does what needs the host's /proc, and so comes before isolate.
+// Its two halves wait for the host's kernel most of the time, so they go side
+// by side.
+func prepareHost(totalMemory uint64) (dirty.Descriptors, error) {
+	globals := make(chan error, 1)
+	go func() { globals <- initGlobals(totalMemory) }()
+	descriptors, err := openTracking()
+	return descriptors, errors.Join(err, <-globals)
+}
+
+// initGlobals sets up gVisor's process-wide state.
 func initGlobals(totalMemory uint64) error {
 	// Go would read the zone from a file when a time is first printed.
 	time.Local = time.UTC
@@ -93,8 +102,7 @@ func newTracker(p platform.Platform, descriptors dirty.Descriptors) *dirty.Track
 	return dirty.Wrap(p, dirty.Options{Descriptors: descriptors})
 }
 
-// openTracking opens what dirty tracking needs. It reads /proc, so it comes
-// before isolate.
+// openTracking opens what dirty tracking needs.
 func openTracking() (dirty.Descriptors, error) {
 	descriptors, err := dirty.OpenDescriptors()
 	if errors.Is(err, dirty.ErrUnsupported) {

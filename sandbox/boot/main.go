@@ -55,16 +55,13 @@ func Main(hooks Hooks) int {
 // open isolates the process and makes it serve a sandbox that only waits to be
 // started.
 func open(cfg *Config, files *Files, hooks Hooks) (*Sandbox, error) {
-	if err := initGlobals(cfg.TotalMemory); err != nil {
+	descriptors, err := prepareHost(cfg.TotalMemory)
+	if err != nil {
 		return nil, err
 	}
 	memoryFD, err := unix.FcntlInt(files.Memory.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("keep memory file: %w", err)
-	}
-	descriptors, err := openTracking()
-	if err != nil {
-		return nil, err
 	}
 	root, err := isolate()
 	if err != nil {
