@@ -64,3 +64,10 @@ func goBuildID(path string) (string, error) {
 	}
 	return string(note[noteHeaderBytes : noteHeaderBytes+length]), nil
 }
+
+// Build identifies the running program: its build ID and the version of the
+// gVisor module. Saved state is read by the same build alone.
+func Build() (id, gvisor string, err error) {
+	facts, err := readBuild()
+	return facts.ID, facts.GVisor, err
+}

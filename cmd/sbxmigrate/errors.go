@@ -12,6 +12,9 @@ import (
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/image"
+	"github.com/sbxmigrate/sbxmigrate/migrate"
+	"github.com/sbxmigrate/sbxmigrate/migrate/hostkey"
+	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
 )
@@ -70,6 +73,12 @@ func errorClasses() []errorClass {
 		{isImage(image.CodeSchema, image.CodeBuild, image.CodeArch, image.CodeCPU), "E_IMAGE_FOREIGN", 17, "the image was written for another build, format or CPU", "restore with the build that saved it"},
 		{isImage(), "E_IMAGE_IO", 18, "the image could not be read or written", ""},
 		{is(checkpoint.ErrSandbox), "E_SANDBOX", 19, "the sandbox process broke the protocol or went away", "see its log: sbxmigrate logs ID"},
+		{is(migrate.ErrUnresolved), "E_UNRESOLVED", 20, "the sandbox was handed over, and it is not known how that ended; it stays paused here", "this host's agent goes on with it: keep sbxmigrate agent running on both"},
+		{is(migrate.ErrRefused), "E_TARGET_REFUSED", 21, "the target does not take the sandbox, which runs on here", ""},
+		{is(migrate.ErrNotConverged), "E_NOT_CONVERGED", 22, "memory changes faster than it can be sent; the sandbox runs on here", "allow a longer --max-downtime, or --on-timeout stop"},
+		{isMigrating, "E_MIGRATING", 23, "another command or the agent is migrating this sandbox", "this host's agent ends an attempt whose command is gone"},
+		{isKey, "E_KEY", 24, "this host's key, or trust in the other one's, is missing", "see the key command"},
+		{is(sandbox.ErrMigrated), "E_MIGRATED", 25, "the sandbox lives on another host now", "delete removes what is left of it here"},
 		{is(errUnfit), "E_HOST", 10, "doctor found something essential missing", ""},
 		{is(fs.ErrPermission), "E_PERMISSION", 11, "the host forbids what the command needs", "run it as root"},
 		{anyError, "E_FAILED", 1, "anything else; the message says what", ""},
@@ -86,6 +95,24 @@ func isImage(codes ...image.Code) func(error) bool {
 		var e *image.Error
 		return errors.As(err, &e) && (len(codes) == 0 || slices.Contains(codes, e.Code))
 	}
+}
+
+// isMigrating matches what a migration finds of another one.
+func isMigrating(err error) bool {
+	return errors.Is(err, journal.ErrLocked) || errors.Is(err, journal.ErrOpenAttempt)
+}
+
+// isKey matches errors of package hostkey that the operator puts right by keys.
+func isKey(err error) bool {
+	for _, target := range []error{
+		hostkey.ErrNoKey, hostkey.ErrExists, hostkey.ErrExposed, hostkey.ErrMalformed, hostkey.ErrNameTaken, hostkey.ErrKeyTaken,
+		hostkey.ErrOwnKey, hostkey.ErrNoPeer, hostkey.ErrUntrusted, hostkey.ErrRefusedByPeer,
+	} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
 }
 
 func isRemote(err error) bool {

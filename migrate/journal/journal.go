@@ -127,6 +127,9 @@ func List(dir string) ([]string, error) {
 	return sandboxes, nil
 }
 
+// Sandbox returns the id of the sandbox that the journal is about.
+func (j *Journal) Sandbox() string { return j.sandbox }
+
 // History returns what is durable.
 func (j *Journal) History() *History {
 	j.mu.Lock()

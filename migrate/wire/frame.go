@@ -64,8 +64,11 @@ const (
 	//	type u8 | 00000000000000 | bytes u64
 	TypeEnd Type = 10
 
-	// TypePacket (both) hands over one network packet of interface stream that reached a closed gate: its bytes from
-	// the link header on.
+	// TypePacket (both) hands over one network packet of interface stream that reached a closed gate, with how an
+	// outbound one is to be cut. flags: 1 outbound, 2 checksum valid, 4 checksum to be filled in:
+	//
+	//	flags u8 | segmentation u8 | 0000 | checksum offset u16 | header bytes u16 | network header bytes u16 |
+	//	MSS u16 | most bytes u32 | packet from the link header on
 	TypePacket Type = 11
 )
 

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/sbxmigrate/sbxmigrate/migrate"
+	"github.com/sbxmigrate/sbxmigrate/migrate/convergence"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/restoreenv"
+)
+
+type migrateOptions struct {
+	dataOptions
+	fitOptions
+	peer        string
+	bundle      string
+	mode        string
+	maxDowntime time.Duration
+	timeout     time.Duration
+	onTimeout   string
+	connections int
+	compress    string
+	bandwidth   float64
+	verify      bool
+	progress    string
+	json        bool
+}
+
+func newMigrateCommand(c *cli) *cobra.Command {
+	var opts migrateOptions
+	cmd := &cobra.Command{
+		Use:   "migrate ID HOST:PORT",
+		Short: "Move a running sandbox to another host",
+		Long: `Move a running sandbox to another host, where an agent must listen: its memory,
+processes, files in memory, sockets and connections. It works meanwhile, but for
+a short stop at the end.
+
+If anything fails before the sandbox is handed over, it goes on here as if nothing
+had been asked. Afterwards it runs there and nowhere else; what is left of it here
+says so until it is deleted. A hand-over whose answer is lost is finished by this
+host's agent.`,
+		Example: `  sbxmigrate migrate web 10.0.0.2:7443
+  sbxmigrate migrate --peer b --bundle /srv/bundles/web --max-downtime 100ms web 10.0.0.2:7443`,
+		Args:              exactArgs(2, "a sandbox ID and the address of an agent"),
+		ValidArgsFunction: c.completeID,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runMigrate(cmd.Context(), c, opts, args[0], args[1])
+		},
+	}
+	f := cmd.Flags()
+	opts.dataOptions.addFlags(f)
+	opts.fitOptions.addFlags(f)
+	f.StringVar(&opts.peer, "peer", "", "`name` under which the other host's key is trusted; not needed where it is clear")
+	f.StringVarP(&opts.bundle, "bundle", "b", "", "`directory` of the bundle on the other host (default: the same as here)")
+	f.StringVar(&opts.mode, "mode", string(migrate.PreCopy), "precopy: memory moves while the sandbox works; stop: in the stop")
+	f.DurationVar(&opts.maxDowntime, "max-downtime", convergence.DefaultMaxDowntime, "longest predicted stop to go ahead with")
+	f.DurationVar(&opts.timeout, "timeout", convergence.DefaultTimeout, "how long memory may move before that")
+	f.StringVar(&opts.onTimeout, "on-timeout", string(convergence.Abort), "what then: abort, or stop however long that takes")
+	f.IntVar(&opts.connections, "connections", 0, "`number` of data connections (default: by CPUs, at most 4)")
+	f.StringVar(&opts.compress, "compress", wire.CodecAuto.String(), "compression of memory: auto, zstd or none")
+	f.Float64Var(&opts.bandwidth, "bandwidth", 0, "most `MiB/s` to send; 0: any")
+	f.BoolVar(&opts.verify, "verify", false, "compare all memory with what was sent, in the stop")
+	f.StringVar(&opts.progress, "progress", "", "how progress is shown: json, or none (default: on a terminal, as text)")
+	f.BoolVar(&opts.json, "json", false, "print the report as JSON")
+	return cmd
+}
+
+func runMigrate(ctx context.Context, c *cli, opts migrateOptions, id, address string) error {
+	ctx, signals := catchSignals(ctx)
+	defer signals.stop()
+	sb, err := c.open(id)
+	if err != nil {
+		return err
+	}
+	o, err := opts.migration(address)
+	if err != nil {
+		return err
+	}
+	o.Root = c.sandboxes()
+	if o.OnEvent, err = c.progress(opts.progress); err != nil {
+		return err
+	}
+	report, err := migrate.Migrate(ctx, sb, o)
+	keepErr := keepReport(opts.reports(), report)
+	if keepErr != nil {
+		c.warn(keepErr.Error())
+	}
+	if err != nil {
+		return interruption(ctx, err)
+	}
+	c.warn(report.Warnings...)
+	if opts.json {
+		return migrate.WriteReport(c.stdout, report)
+	}
+	fmt.Fprintf(c.stdout, "%s runs on %s now: it stood still for %s of %s\n", id, report.Peer,
+		milliseconds(time.Duration(report.Downtime)), milliseconds(time.Duration(report.Total)))
+	return nil
+}
+
+// migration turns the flags into options.
+func (o *migrateOptions) migration(address string) (m migrate.Options, err error) {
+	m = migrate.Options{
+		Address: address, Journals: o.journals(), Bundle: o.bundle, Mode: migrate.Mode(o.mode),
+		Budget:          convergence.Budget{MaxDowntime: o.maxDowntime, Timeout: o.timeout, OnTimeout: convergence.OnTimeout(o.onTimeout)},
+		DataConnections: o.connections, BytesPerSecond: o.bandwidth * (1 << 20), Verify: o.verify,
+	}
+	switch m.Mode {
+	case migrate.PreCopy, migrate.StopAndCopy:
+	default:
+		return m, usageError("--mode is %q, want precopy or stop", o.mode)
+	}
+	switch m.Budget.OnTimeout {
+	case convergence.Abort, convergence.Stop:
+	default:
+		return m, usageError("--on-timeout is %q, want abort or stop", o.onTimeout)
+	}
+	if o.connections < 0 || o.connections > wire.MaxDataConnections {
+		return m, usageError("--connections is %d, want 1 to %d", o.connections, wire.MaxDataConnections)
+	}
+	if m.Codec, err = wire.ParseCodec(o.compress); err != nil {
+		return m, usageError("--compress: %v", err)
+	}
+	if m.Policy, err = restoreenv.ParsePolicy(o.policy); err != nil {
+		return m, usageError("--policy: %v", err)
+	}
+	if m.Map, err = restoreenv.ParseMap(o.maps); err != nil {
+		return m, usageError("--map: %v", err)
+	}
+	if m.Identity, err = o.keys().Identity(); err != nil {
+		return m, err
+	}
+	m.Peer, err = peerFor(o.keys(), o.peer, address)
+	return m, err
+}
+
+// progress returns what shows how a migration goes.
+func (c *cli) progress(how string) (func(migrate.Event), error) {
+	switch how {
+	case "json":
+		return func(e migrate.Event) { migrate.WriteEvent(c.stderr, e) }, nil
+	case "none":
+		return nil, nil
+	case "":
+	default:
+		return nil, usageError("--progress is %q, want json or none", how)
+	}
+	width, _, err := term.GetSize(int(os.Stderr.Fd()))
+	if err != nil {
+		return nil, nil // not a terminal
+	}
+	return func(e migrate.Event) {
+		fmt.Fprintf(c.stderr, "\r\x1b[K%s", migrate.Line(e, width))
+		if e.Phase.Final() {
+			fmt.Fprintln(c.stderr)
+		}
+	}, nil
+}
+
+// keepReport keeps the newest report about a sandbox.
+func keepReport(dir string, report migrate.Report) (err error) {
+	if err := mustExist(dir); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, report.Sandbox+".json")
+	f, err := os.CreateTemp(dir, ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // fails after the rename, as it should
+	defer f.Close()
+	if err := migrate.WriteReport(f, report); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

@@ -1,0 +1,124 @@
+package migrate
+
+import (
+	"context"
+	"sync"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+)
+
+// arrival is a standby, and the sandbox that it becomes, for package handover.
+type arrival struct {
+	standby *checkpoint.Standby
+
+	mu sync.Mutex
+	// sb is the sandbox once it is loaded. Guarded by mu, as is everything below.
+	sb      *sandbox.Sandbox
+	started bool // Start was called
+	gone    bool // Discard was called
+	frames  []network.Frame
+	bytes   int // of frames
+}
+
+// Bounds of the frames that wait for a sandbox to be loaded.
+const (
+	maxHeldFrames     = 16 << 10
+	maxHeldFrameBytes = 32 << 20
+)
+
+// packet takes a frame that the source's gate held. Those that come before the
+// sandbox is loaded wait; what is too much is lost, as on any network.
+func (a *arrival) packet(nic uint16, p wire.Packet) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	frame := frameOf(nic, p)
+	if a.started && a.sb != nil {
+		checkpoint.Inject(context.Background(), a.sb, []network.Frame{frame})
+		return
+	}
+	if len(a.frames) < maxHeldFrames && a.bytes+len(p.Data) <= maxHeldFrameBytes {
+		a.frames = append(a.frames, frame)
+		a.bytes += len(p.Data)
+	}
+}
+
+// loaded says that the sandbox only has to be started.
+func (a *arrival) loaded(sb *sandbox.Sandbox) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sb = sb
+}
+
+// Copy implements handover.Arrival.
+func (a *arrival) Copy() journal.Copy {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.gone || a.sb == nil || !a.sb.Sandbox.Alive():
+		return journal.Absent
+	case !a.started:
+		return journal.Standby
+	}
+	return journal.Running
+}
+
+// Start implements handover.Arrival.
+func (a *arrival) Start(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.started = true
+	if len(a.frames) > 0 {
+		// What is lost here is sent again by whoever sent it.
+		checkpoint.Inject(ctx, a.sb, a.frames)
+		a.frames = nil
+	}
+	if err := a.standby.Start(ctx); err != nil {
+		// It may run all the same, or never. Ending it makes that certain: the
+		// record says that it may have run.
+		a.sb.End(ctx)
+		return err
+	}
+	// From now on the sandbox needs nothing of us.
+	a.standby.Release()
+	go a.sb.Wait(context.WithoutCancel(ctx)) // collects the process
+	return nil
+}
+
+// Discard implements handover.Arrival.
+func (a *arrival) Discard() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.gone || a.started {
+		return nil
+	}
+	if err := a.standby.Discard(); err != nil {
+		return err
+	}
+	a.gone = true
+	return nil
+}
+
+// survivor is a sandbox that an earlier agent started, for package handover.
+type survivor struct{ sb *sandbox.Sandbox }
+
+// Copy implements handover.Arrival. A process that was never started ended with
+// its agent.
+func (s survivor) Copy() journal.Copy {
+	if s.sb == nil || !s.sb.Sandbox.Alive() || s.sb.Status(context.Background()) == statusCreated {
+		return journal.Absent
+	}
+	return journal.Running
+}
+
+// Start implements handover.Arrival.
+func (s survivor) Start(context.Context) error { return sandbox.ErrState }
+
+// Discard implements handover.Arrival.
+func (s survivor) Discard() error { return nil }
+
+// statusCreated is the status of a sandbox that was not started.
+const statusCreated = "created"

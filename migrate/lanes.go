@@ -1,0 +1,217 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+)
+
+// lanes are the data connections, from the source's side. Their methods may be
+// called concurrently.
+type lanes struct {
+	list []*lane
+	next atomic.Uint64
+
+	pagesSent, pagesZero, pagesPunched atomic.Uint64
+}
+
+// lane is one data connection with the pages that are not sent yet.
+type lane struct {
+	conn net.Conn
+
+	mu    sync.Mutex
+	w     *wire.Writer // guarded by mu, as is batch
+	batch wire.PageBatch
+}
+
+// newLanes takes over the connections. pace bounds them all together.
+func newLanes(ctx context.Context, conns []net.Conn, codec wire.Codec, pace *wire.Pace) (*lanes, error) {
+	l := &lanes{}
+	for _, conn := range conns {
+		w, err := wire.NewWriter(pace.Writer(ctx, conn), wire.WriterOptions{Codec: codec})
+		if err != nil {
+			return nil, err
+		}
+		l.list = append(l.list, &lane{conn: conn, w: w})
+	}
+	return l, nil
+}
+
+// close ends the connections.
+func (l *lanes) close() {
+	for _, lane := range l.list {
+		lane.conn.Close()
+	}
+}
+
+// pages sends pages with their content, the zero ones as references.
+func (l *lanes) pages(first uint64, data []byte) error {
+	lane := l.list[l.next.Add(1)%uint64(len(l.list))]
+	lane.mu.Lock()
+	defer lane.mu.Unlock()
+	for len(data) > 0 {
+		zero := isZero(data[:pages.PageSize])
+		n := uint64(1)
+		for n < uint64(len(data)/pages.PageSize) && isZero(data[n*pages.PageSize:][:pages.PageSize]) == zero {
+			n++
+		}
+		var err error
+		if zero {
+			l.pagesZero.Add(n)
+			err = lane.zero(first, n)
+		} else {
+			l.pagesSent.Add(n)
+			err = lane.data(first, data[:n*pages.PageSize])
+		}
+		if err != nil {
+			return err
+		}
+		first, data = first+n, data[n*pages.PageSize:]
+	}
+	return nil
+}
+
+// data adds pages to the batch, and sends it as often as it is full. The caller
+// holds mu, as for all methods of lane.
+func (l *lane) data(first uint64, data []byte) error {
+	for len(data) > 0 {
+		n := min(l.batch.Room(), uint64(len(data)/pages.PageSize))
+		if n == 0 {
+			if err := l.sendBatch(); err != nil {
+				return err
+			}
+			continue
+		}
+		copy(l.batch.Data(first, n), data)
+		first, data = first+n, data[n*pages.PageSize:]
+	}
+	return nil
+}
+
+func (l *lane) zero(first, count uint64) error {
+	if l.batch.Zero(first, count) {
+		return nil
+	}
+	if err := l.sendBatch(); err != nil {
+		return err
+	}
+	l.batch.Zero(first, count)
+	return nil
+}
+
+func (l *lane) sendBatch() error {
+	if l.batch.Empty() {
+		return nil
+	}
+	defer l.batch.Reset()
+	return l.w.WriteFrame(wire.TypePages, memoryStream, l.batch.Payload())
+}
+
+// frame sends a frame on one lane, behind what that has sent.
+func (l *lanes) frame(on int, t wire.Type, stream uint16, payload []byte, flush bool) error {
+	lane := l.list[on%len(l.list)]
+	lane.mu.Lock()
+	defer lane.mu.Unlock()
+	if err := lane.w.WriteFrame(t, stream, payload); err != nil {
+		return err
+	}
+	if flush {
+		return lane.w.Flush()
+	}
+	return nil
+}
+
+// punch makes pages holes.
+func (l *lanes) punch(set *pages.Set) error {
+	l.pagesPunched.Add(set.Count())
+	return l.ranges(wire.TypePunch, set)
+}
+
+// ranges sends a set on lane 0, in as many frames as it takes.
+func (l *lanes) ranges(t wire.Type, set *pages.Set) error {
+	var list []wire.Range
+	send := func() error {
+		if len(list) == 0 {
+			return nil
+		}
+		defer func() { list = list[:0] }()
+		return l.frame(0, t, memoryStream, wire.AppendRanges(nil, list), false)
+	}
+	for start, end := range set.Ranges() {
+		if list = append(list, wire.Range{Page: start, Count: end - start}); len(list) == wire.MaxFrameRanges {
+			if err := send(); err != nil {
+				return err
+			}
+		}
+	}
+	return send()
+}
+
+// barrier ends a round on all lanes, and sends all that is buffered.
+func (l *lanes) barrier(number uint64) error {
+	var errs []error
+	for _, lane := range l.list {
+		errs = append(errs, lane.barrier(number))
+	}
+	return errors.Join(errs...)
+}
+
+func (l *lane) barrier(number uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.sendBatch(); err != nil {
+		return err
+	}
+	if err := l.w.WriteFrame(wire.TypeBarrier, 0, wire.AppendBarrier(nil, number)); err != nil {
+		return err
+	}
+	return l.w.Flush()
+}
+
+// wireBytes is what was sent so far.
+func (l *lanes) wireBytes() uint64 {
+	var n uint64
+	for _, lane := range l.list {
+		lane.mu.Lock()
+		n += lane.w.Stats().WireBytes
+		lane.mu.Unlock()
+	}
+	return n
+}
+
+// pipe is a stream of the kernel on its way out: it cuts it into frames, and
+// counts and hashes it. The first frame is sent at once, so that the target begins
+// to load.
+type pipe struct {
+	lanes *lanes
+	on    int
+	typ   wire.Type
+	sum   summer
+}
+
+// Write implements io.Writer.
+func (p *pipe) Write(b []byte) (int, error) {
+	written := 0
+	for len(b) > 0 {
+		n := min(len(b), wire.MaxBatchPages*pages.PageSize)
+		if err := p.lanes.frame(p.on, p.typ, memoryStream, b[:n], true); err != nil {
+			return written, fmt.Errorf("send %v: %w", p.typ, err)
+		}
+		p.sum.add(b[:n])
+		written, b = written+n, b[n:]
+	}
+	return written, nil
+}
+
+// end says that the stream is over.
+func (p *pipe) end() error { return endFrames(p.lanes, p.on, p.typ, p.sum.bytes) }
+
+func endFrames(l *lanes, on int, t wire.Type, bytes uint64) error {
+	return l.frame(on, wire.TypeEnd, memoryStream, wire.AppendEnd(nil, wire.End{Type: t, Bytes: bytes}), true)
+}

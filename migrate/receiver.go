@@ -1,0 +1,126 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sbxmigrate/sbxmigrate/migrate/agent"
+	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
+	"github.com/sbxmigrate/sbxmigrate/migrate/handover"
+	"github.com/sbxmigrate/sbxmigrate/migrate/hostkey"
+	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+)
+
+// Receiver takes sandboxes of other hosts in, and goes on with what was under way
+// when this host's commands or agent ended.
+type Receiver struct {
+	Root     sandbox.Root
+	Journals string // directory of this host's journals
+	// Outputs is the directory for what sandboxes print, a file NAME.log each.
+	Outputs string
+	// Bundles has the directory of a sandbox's bundle by ID, where it is not what
+	// the source says.
+	Bundles  map[string]string
+	Identity hostkey.Identity
+	Keys     *hostkey.Store
+	Logger   *slog.Logger
+}
+
+// journalPatience is how long a session waits for the journal: the one before it
+// may still be ending.
+const journalPatience = 5 * time.Second
+
+// openJournal opens a sandbox's journal as soon as it is free.
+func openJournal(ctx context.Context, dir, id string) (*journal.Journal, error) {
+	const interval = 20 * time.Millisecond
+	for deadline := time.Now().Add(journalPatience); ; {
+		j, err := journal.Open(dir, id)
+		if !errors.Is(err, journal.ErrLocked) || time.Now().After(deadline) {
+			return j, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(interval):
+		}
+	}
+}
+
+// Handle serves one control connection. It is an agent.Handler.
+func (r *Receiver) Handle(ctx context.Context, s *agent.Session) {
+	log := r.Logger.With("attempt", s.Attempt().String(), "peer", s.Peer.Name)
+	t := &target{receiver: r, session: s, log: log}
+	err := t.run(ctx)
+	t.close()
+	if err != nil {
+		log.Warn("migration ended", "sandbox", t.id, "error", err)
+	}
+}
+
+// handoverPeer is who a session's sandbox comes from.
+func handoverPeer(s *agent.Session) handover.Peer {
+	return handover.Peer{Name: s.Peer.Name, Fingerprint: s.Peer.Key.Fingerprint(), Address: s.Conn.RemoteAddr().String()}
+}
+
+// cameBy names an attempt in the record of the sandbox that it brought.
+func cameBy(id attempt.ID, peer string) string { return fmt.Sprintf("migration %v from %s", id, peer) }
+
+// survivorOf returns what is left of an attempt's sandbox on this host.
+func (r *Receiver) survivorOf(sandboxID string, id attempt.ID) survivor {
+	sb, err := r.Root.Open(sandboxID)
+	if err != nil || !strings.HasPrefix(sb.RestoredFrom, cameBy(id, "")) {
+		return survivor{}
+	}
+	return survivor{sb}
+}
+
+// settleEnded notes that a sandbox that arrived here earlier has ended, so that
+// another of its name may come.
+func (r *Receiver) settleEnded(j *journal.Journal) error {
+	last, ok := j.History().Current()
+	if !ok || last.Role != journal.Target || last.State != journal.Complete {
+		return nil
+	}
+	if r.survivorOf(j.Sandbox(), last.Attempt).Copy() == journal.Running {
+		return nil
+	}
+	last.State, last.Time, last.Note = journal.Ended, time.Now(), ""
+	return j.Append(last)
+}
+
+// refuse ends an attempt with a reason that the peer sees.
+func refuse(s *agent.Session, code string, err error) error {
+	s.Control.Send(&wire.Refuse{Code: code, Message: firstBytes(err.Error(), wire.MaxTextBytes)})
+	return fmt.Errorf("%s: %w", code, err)
+}
+
+// openOutput opens what a sandbox is to print into, and its empty input.
+func (r *Receiver) openOutput(id string) ([]*os.File, error) {
+	if err := os.MkdirAll(r.Outputs, 0o700); err != nil {
+		return nil, fmt.Errorf("open output of %q: %w", id, err)
+	}
+	in, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	files := []*os.File{in}
+	for range 2 {
+		f, err := os.OpenFile(filepath.Join(r.Outputs, id+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		if err != nil {
+			for _, f := range files {
+				f.Close()
+			}
+			return nil, fmt.Errorf("open output of %q: %w", id, err)
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}

@@ -1,0 +1,158 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
+	"github.com/sbxmigrate/sbxmigrate/migrate/handover"
+	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+)
+
+// recoverInterval is how often an agent looks for migrations whose command is
+// gone.
+const recoverInterval = 10 * time.Second
+
+// Recover goes on, until ctx is done, with migrations away from this host whose
+// command has ended: it asks the target how they stand, and resumes or ends the
+// paused sandbox accordingly. Those whose command is alive are left to it.
+func (r *Receiver) Recover(ctx context.Context) {
+	r.sweep(ctx)
+	for {
+		r.recoverAll(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(recoverInterval):
+		}
+	}
+}
+
+func (r *Receiver) recoverAll(ctx context.Context) {
+	ids, err := journal.List(r.Journals)
+	if err != nil {
+		r.Logger.Error("journals cannot be listed", "error", err)
+		return
+	}
+	for _, id := range ids {
+		if err := r.recover(ctx, id); err != nil && !errors.Is(err, journal.ErrLocked) {
+			r.Logger.Warn("migration is not over", "sandbox", id, "error", err)
+		}
+	}
+}
+
+// recover goes on with one sandbox's last attempt, if this host is its source.
+func (r *Receiver) recover(ctx context.Context, id string) error {
+	// Reading needs no lock: most journals have nothing to do.
+	if h, err := journal.Read(r.Journals, id); err != nil || !r.needsRecovery(h, id) {
+		return err
+	}
+	j, err := journal.Open(r.Journals, id)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	last, _ := j.History().Current()
+	if !r.needsRecovery(j.History(), id) {
+		return nil
+	}
+	other, err := r.counterpartOf(id, last)
+	if err != nil {
+		return err
+	}
+	// One turn: what is not over by then is looked at again.
+	ctx, cancel := context.WithTimeout(ctx, 2*answerTimeout)
+	defer cancel()
+	source := &handover.Source{
+		Journal: j, Counterpart: other,
+		Original: original{root: r.Root, id: id, to: fmt.Sprintf("%s (%s)", last.Peer, last.Address), notAfter: last.Time},
+	}
+	outcome, _, err := source.Recover(ctx)
+	if other.link != nil {
+		other.link.close()
+	}
+	if err == nil {
+		r.Logger.Info("migration is over", "sandbox", id, "attempt", last.Attempt.String(), "outcome", string(outcome))
+	}
+	return err
+}
+
+// needsRecovery says whether something of a sandbox's last attempt may be left to
+// be done on this host as its source.
+func (r *Receiver) needsRecovery(h *journal.History, id string) bool {
+	last, ok := h.Current()
+	if !ok || last.Role != journal.Source {
+		return false
+	}
+	if last.State == journal.Begun || last.State == journal.HandedOver {
+		return true
+	}
+	sb, err := r.Root.Open(id)
+	if err != nil || !sb.Sandbox.Alive() || sb.Created.After(last.Time) {
+		return false
+	}
+	// A sandbox that is paused, or alive although it departed, was not seen to.
+	return last.State == journal.Departed || string(sb.Status(context.Background())) == statusPaused
+}
+
+// statusPaused is the status of a sandbox whose tasks stand still.
+const statusPaused = "paused"
+
+// counterpartOf is the target of an attempt in the journal.
+func (r *Receiver) counterpartOf(id string, last journal.Record) (*counterpart, error) {
+	build, err := thisBuild()
+	if err != nil {
+		return nil, err
+	}
+	other := &counterpart{
+		hello: &wire.Hello{Build: build, Sandbox: id, Epoch: last.Epoch, Mode: string(PreCopy), DataConnections: 1},
+		heard: func(*wire.Standing) {},
+	}
+	peer, err := r.Keys.Peer(last.Peer)
+	if err != nil || peer.Key.Fingerprint() != last.PeerKey {
+		// Nobody can be asked. What needs no answer is done all the same.
+		other.unreachable = fmt.Errorf("peer %q is not trusted any more by the key %s", last.Peer, last.PeerKey)
+		return other, nil
+	}
+	other.to = whereTo{identity: r.Identity, peer: peer, address: last.Address}
+	return other, nil
+}
+
+// sweep removes what an agent before this one left of sandboxes that were never
+// started: their processes ended with it.
+func (r *Receiver) sweep(ctx context.Context) {
+	all, err := r.Root.List()
+	if err != nil {
+		r.Logger.Error("sandboxes cannot be listed", "error", err)
+		return
+	}
+	for _, sb := range all {
+		id, ok := attemptOf(sb.RestoredFrom)
+		if !ok || sb.Sandbox.Alive() {
+			continue
+		}
+		h, err := journal.Read(r.Journals, sb.ID)
+		if err != nil {
+			r.Logger.Warn("journal cannot be read", "sandbox", sb.ID, "error", err)
+			continue
+		}
+		if state := h.Last(id).State; state != journal.None && state != journal.Refused {
+			continue // it ran here: its remains are the operator's
+		}
+		if err := sb.Delete(ctx, true); err != nil {
+			r.Logger.Warn("remains of a standby", "sandbox", sb.ID, "error", err)
+		}
+	}
+}
+
+// attemptOf reads what cameBy wrote.
+func attemptOf(from string) (attempt.ID, bool) {
+	rest, ok := strings.CutPrefix(from, "migration ")
+	text, _, cut := strings.Cut(rest, " from ")
+	id, err := attempt.Parse(text)
+	return id, ok && cut && err == nil
+}

@@ -1,0 +1,213 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"runtime"
+	"time"
+
+	"github.com/sbxmigrate/sbxmigrate/migrate/convergence"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+)
+
+// What a report says found the pages of a round.
+const (
+	trackerAll      = "all"
+	trackerHashScan = "hash-scan"
+	trackerProtect  = "write-protect"
+)
+
+const (
+	// maxUnarmedRounds bounds the rounds before tracking begins.
+	maxUnarmedRounds = 6
+	// worthwhileShrinkage is how much smaller than the last an unarmed round must
+	// be for another to pay.
+	worthwhileShrinkage = 0.8
+	// fixedDowntime is what the stop costs apart from pages: kernel state, mostly.
+	fixedDowntime = 40 * time.Millisecond
+	// scanDowntimePerByte is what comparing all of memory costs in the stop, where
+	// nothing tracks it.
+	scanDowntimePerByte = 95 * float64(time.Millisecond) / (1 << 30)
+)
+
+// precopy sends memory while the sandbox runs, until the stop is short enough:
+// first in rounds that compare all pages, which the sandbox does not notice, then
+// in rounds of the pages that a tracker found.
+func (s *source) precopy(ctx context.Context) error {
+	s.scanner = pages.NewScanner(pages.ScanOptions{Workers: max(1, runtime.NumCPU()-1)})
+	began := time.Now()
+	last := uint64(math.MaxUint64)
+	for s.rounds < maxUnarmedRounds {
+		r, err := s.round(ctx, nil, trackerHashScan)
+		if err != nil {
+			return err
+		}
+		sent := r.PagesSent + r.PagesZero
+		s.note(r, string(convergence.ActionRound), "")
+		if float64(sent) > worthwhileShrinkage*float64(last) || sent == 0 {
+			break
+		}
+		last = sent
+	}
+	unsupported, err := s.live.Arm(ctx)
+	if err != nil {
+		return err
+	}
+	s.tracked = unsupported == ""
+	if !s.tracked {
+		s.report.Warnings = append(s.report.Warnings, "dirty pages are not tracked, all memory is compared in the stop: "+unsupported)
+	}
+	// Whatever was read before tracking began may have changed since.
+	r, err := s.round(ctx, nil, trackerHashScan)
+	if err != nil {
+		return err
+	}
+	if err := s.live.Populate(ctx); err != nil {
+		return err
+	}
+	if err := s.converge(ctx, r, began); err != nil {
+		return err
+	}
+	// The rounds took a while: account anew for what the stop would look at.
+	_, err = s.live.Memory(ctx)
+	return err
+}
+
+// converge makes rounds until the stop should come, after the round r.
+func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) error {
+	var past []uint64
+	lastCollect := time.Now()
+	for {
+		remaining, err := s.remaining(ctx, r)
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		r.DirtyBytesPerSecond = float64(remaining) / max(now.Sub(lastCollect), time.Millisecond).Seconds()
+		lastCollect = now
+		r.PagesRemaining = remaining / pages.PageSize
+		m := convergence.Measurements{
+			Rounds: int(s.rounds), Elapsed: time.Since(began), RemainingBytes: remaining, PastBytes: past,
+			DirtyBytesPerSecond: r.DirtyBytesPerSecond, LinkBytesPerSecond: s.linkRate(), FixedDowntime: s.fixedDowntime(),
+		}
+		d := convergence.Next(m, s.opts.Budget)
+		r.PredictedDowntime = int64(d.PredictedDowntime)
+		s.note(r, string(d.Action), string(d.Reason))
+		switch d.Action {
+		case convergence.ActionStop:
+			return nil
+		case convergence.ActionRound:
+		default:
+			return fmt.Errorf("%w: %s after %d rounds, a stop now would take about %v",
+				ErrNotConverged, d.Reason, s.rounds, d.PredictedDowntime.Round(time.Millisecond))
+		}
+		past = append(past, remaining)
+		only, tracker := s.pending, trackerProtect
+		if !s.tracked {
+			only, tracker = nil, trackerHashScan
+		}
+		s.pending = nil
+		if r, err = s.round(ctx, only, tracker); err != nil {
+			return err
+		}
+	}
+}
+
+// remaining returns how much memory a stop would have to send now. Where pages
+// are tracked, they are collected into pending.
+func (s *source) remaining(ctx context.Context, last RoundReport) (bytes uint64, err error) {
+	if !s.tracked {
+		return (last.PagesSent + last.PagesZero) * pages.PageSize, nil
+	}
+	set, err := s.live.Collect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	s.pending = set
+	share := 1.0
+	if last.Tracker == trackerProtect && last.PagesScanned > 0 {
+		// The tracker names clusters; not all of their pages changed.
+		share = float64(last.PagesSent+last.PagesZero) / float64(last.PagesScanned)
+	}
+	return uint64(share*float64(set.Count())) * pages.PageSize, nil
+}
+
+// fixedDowntime is what the stop costs whatever is dirty.
+func (s *source) fixedDowntime() time.Duration {
+	if s.tracked {
+		return fixedDowntime
+	}
+	return fixedDowntime + time.Duration(scanDowntimePerByte*float64(s.ledger.known().Count()*pages.PageSize))
+}
+
+// round sends what changed among some pages, or all if only is nil, and waits
+// until it is in its place.
+func (s *source) round(ctx context.Context, only *pages.Set, tracker string) (RoundReport, error) {
+	began := time.Now()
+	sent, zero, punched, wireBytes := s.lanes.pagesSent.Load(), s.lanes.pagesZero.Load(), s.lanes.pagesPunched.Load(), s.lanes.wireBytes()
+	s.rounds++
+	s.last.Round = int(s.rounds)
+	s.tell("")
+	result, err := s.scan(ctx, only)
+	if err != nil {
+		return RoundReport{}, fmt.Errorf("round %d: %w", s.rounds, err)
+	}
+	if err := s.lanes.barrier(s.rounds); err != nil {
+		return RoundReport{}, err
+	}
+	size, err := s.memoryBytes()
+	if err != nil {
+		return RoundReport{}, err
+	}
+	files := []wire.MemoryFile{{Stream: memoryStream, Pages: size / pages.PageSize}}
+	if err := s.link.control.Send(&wire.Round{Number: s.rounds, Files: files}); err != nil {
+		return RoundReport{}, err
+	}
+	if _, err := expect[*wire.Placed](ctx, s.link); err != nil {
+		return RoundReport{}, err
+	}
+	if s.rounds == 1 {
+		tracker = trackerAll
+	}
+	took := time.Since(began)
+	r := RoundReport{
+		Number: int(s.rounds), Tracker: tracker, Nanoseconds: took.Nanoseconds(), PagesScanned: result.PagesScanned,
+		PagesSent: s.lanes.pagesSent.Load() - sent, PagesZero: s.lanes.pagesZero.Load() - zero,
+		PagesPunched: s.lanes.pagesPunched.Load() - punched, WireBytes: s.lanes.wireBytes() - wireBytes,
+	}
+	s.measure(r)
+	r.LinkBytesPerSecond = s.linkRate()
+	return r, nil
+}
+
+// minMeasured is the least that a round must have sent for its rate to count.
+const minMeasured = 1 << 20
+
+// measure learns how fast memory reaches the target.
+func (s *source) measure(r RoundReport) {
+	moved := (r.PagesSent + r.PagesZero) * pages.PageSize
+	// A round that mostly compared says little about the link.
+	telling := moved >= minMeasured && moved/pages.PageSize >= r.PagesScanned/4
+	if !telling && s.last.LinkBytesPerSecond > 0 {
+		return
+	}
+	s.last.LinkBytesPerSecond = float64(max(moved, minMeasured)) / max(time.Duration(r.Nanoseconds), time.Millisecond).Seconds()
+}
+
+func (s *source) linkRate() float64 { return s.last.LinkBytesPerSecond }
+
+// note puts a round into the report, and tells about it.
+func (s *source) note(r RoundReport, decision, reason string) {
+	r.Decision, r.Reason = decision, reason
+	s.report.Rounds = append(s.report.Rounds, r)
+	s.last.PagesRemaining, s.last.PagesTotal = r.PagesRemaining, r.PagesScanned
+	s.last.DirtyBytesPerSecond, s.last.PredictedDowntime = r.DirtyBytesPerSecond, r.PredictedDowntime
+	s.last.ETA = ETAOf(r.PagesRemaining, r.LinkBytesPerSecond).Nanoseconds()
+	message := decision
+	if reason != "" {
+		message += " (" + reason + ")"
+	}
+	s.tell(message)
+}

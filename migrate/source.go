@@ -1,0 +1,345 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
+	"github.com/sbxmigrate/sbxmigrate/migrate/convergence"
+	"github.com/sbxmigrate/sbxmigrate/migrate/handover"
+	"github.com/sbxmigrate/sbxmigrate/migrate/hostkey"
+	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/restoreenv"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+)
+
+// Mode is how memory moves.
+type Mode string
+
+// The modes.
+const (
+	PreCopy     Mode = "precopy" // in rounds while the sandbox runs, the rest in the stop
+	StopAndCopy Mode = "stop"    // all of it in the stop
+)
+
+// Options say where a sandbox is to move, and how.
+type Options struct {
+	Root     sandbox.Root
+	Identity hostkey.Identity
+	Peer     hostkey.Peer // who must answer at Address
+	Address  string       // host:port of its agent
+	// Journals is the directory of this host's journals.
+	Journals string
+
+	Bundle string            // the bundle's directory on the target; the same as here
+	Policy restoreenv.Policy // of the target's plan; strict
+	Map    map[string]string // of the target's plan
+
+	Mode            Mode // PreCopy
+	Budget          convergence.Budget
+	DataConnections int        // 1 to wire.MaxDataConnections; as many as CPUs, and at most 4
+	Codec           wire.Codec // CodecRaw
+	BytesPerSecond  float64    // bandwidth cap; none
+	// Verify compares all memory with what was sent, in the stop.
+	Verify bool
+	// OnEvent, if not nil, is told how it goes.
+	OnEvent func(Event)
+}
+
+// defaultLanes is the most data connections that a migration takes by itself.
+const defaultLanes = 4
+
+func (o Options) withDefaults() Options {
+	if o.Mode == "" {
+		o.Mode = PreCopy
+	}
+	if o.DataConnections == 0 {
+		o.DataConnections = min(runtime.NumCPU(), defaultLanes)
+	}
+	if o.Policy == "" {
+		o.Policy = restoreenv.PolicyStrict
+	}
+	if o.OnEvent == nil {
+		o.OnEvent = func(Event) {}
+	}
+	return o
+}
+
+// Migrate moves a sandbox to another host. Where the error is not an
+// ErrUnresolved, the sandbox runs on here as if nothing had happened. The report
+// is complete in any case.
+func Migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options) (Report, error) {
+	opts = opts.withDefaults()
+	if opts.Bundle == "" {
+		opts.Bundle = sb.Bundle
+	}
+	s := &source{
+		sb: sb, opts: opts, machine: NewMachine(Source),
+		to: whereTo{identity: opts.Identity, peer: opts.Peer, address: opts.Address},
+		report: Report{
+			Version: ReportVersion, Sandbox: sb.ID, Role: Source, Peer: opts.Peer.Name, Address: opts.Address,
+			Mode: string(opts.Mode), Codec: opts.Codec.String(), Rounds: []RoundReport{}, Warnings: []string{},
+		},
+	}
+	err := s.run(ctx)
+	if err != nil && !s.machine.Phase().Final() {
+		s.finish(Aborted, err)
+	}
+	if s.lanes != nil {
+		s.report.WireBytes = s.lanes.wireBytes()
+	}
+	s.report.SetTiming(s.machine.Timing())
+	s.tell(s.report.Reason)
+	if err != nil {
+		err = fmt.Errorf("migrate sandbox %q to %s: %w", sb.ID, opts.Peer.Name, err)
+	}
+	return s.report, err
+}
+
+// source is a migration under way, from the source's side.
+type source struct {
+	sb      *sandbox.Sandbox
+	opts    Options
+	to      whereTo
+	machine *Machine
+	report  Report
+
+	handover *handover.Source
+	id       attempt.ID
+	epoch    attempt.Epoch
+	hello    *wire.Hello
+	link     *link
+	lanes    *lanes
+
+	live    *checkpoint.Live
+	memory  *os.File
+	survey  *inside.Survey
+	scanner *pages.Scanner
+	ledger  ledger
+	rounds  uint64 // sent so far, and the number of the last barrier
+	tracked bool   // dirty pages are tracked
+	// pending are dirty pages that a collection named and that are not sent.
+	pending *pages.Set
+	// stopForwarding ends the forwarding of frames, and returns when it has ended.
+	stopForwarding func()
+	last           Event // the newest progress, without its time
+}
+
+func (s *source) tell(message string) {
+	e := s.last
+	e.Time, e.Sandbox, e.Phase, e.Message = time.Now(), s.sb.ID, s.machine.Phase(), message
+	if s.lanes != nil {
+		e.WireBytes = s.lanes.wireBytes()
+	}
+	s.opts.OnEvent(e)
+}
+
+// enter goes to a phase. That the phases allow it is this file's business.
+func (s *source) enter(p Phase) {
+	if err := s.machine.Enter(p); err != nil {
+		panic(err)
+	}
+	s.tell("")
+}
+
+// finish ends the migration otherwise than done.
+func (s *source) finish(p Phase, cause error) {
+	if err := s.machine.Fail(p, cause.Error()); err != nil {
+		s.machine.Fail(Unresolved, cause.Error())
+	}
+}
+
+func (s *source) run(ctx context.Context) error {
+	j, err := journal.Open(s.opts.Journals, s.sb.ID)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	other := &counterpart{to: s.to, heard: s.heard}
+	s.handover = &handover.Source{
+		Journal: j, Counterpart: other,
+		Original: original{root: s.opts.Root, id: s.sb.ID, to: fmt.Sprintf("%s (%s)", s.opts.Peer.Name, s.opts.Address)},
+	}
+	if s.id, s.epoch, err = s.handover.Begin(s.peer()); err != nil {
+		return err
+	}
+	s.report.Attempt, s.report.Epoch = s.id, s.epoch
+	s.stopForwarding = func() {}
+	defer func() {
+		s.stopForwarding()
+		if s.live != nil {
+			s.live.Close()
+		}
+		if s.lanes != nil {
+			s.lanes.close()
+		}
+	}()
+	if err := s.prepare(ctx); err != nil {
+		return s.abort(ctx, err)
+	}
+	other.link, other.hello = s.link, s.hello
+	return s.commit(ctx)
+}
+
+func (s *source) peer() handover.Peer {
+	return handover.Peer{Name: s.opts.Peer.Name, Fingerprint: s.opts.Peer.Key.Fingerprint(), Address: s.opts.Address}
+}
+
+// abort takes back everything before the commit. It returns the cause.
+func (s *source) abort(ctx context.Context, cause error) error {
+	ctx = context.WithoutCancel(ctx)
+	s.stopForwarding()
+	if s.link != nil {
+		// It need not arrive: the end of the connection says the same.
+		s.link.control.Send(&wire.Abort{Reason: firstBytes(cause.Error(), wire.MaxTextBytes)})
+		s.link.close()
+	}
+	if _, err := s.handover.Abort(ctx, s.id, cause.Error()); err != nil {
+		cause = errors.Join(cause, fmt.Errorf("resume: %w", err))
+	}
+	s.finish(Aborted, cause)
+	return cause
+}
+
+// prepare brings everything to the target, up to its being prepared.
+func (s *source) prepare(ctx context.Context) error {
+	if err := s.plan(ctx); err != nil {
+		return err
+	}
+	if s.opts.Mode == PreCopy {
+		s.enter(Rounds)
+		if err := s.precopy(ctx); err != nil {
+			return err
+		}
+	}
+	// Everything that is allocated from here on is small.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	return s.stop(ctx)
+}
+
+// plan asks whether the sandbox may move.
+func (s *source) plan(ctx context.Context) (err error) {
+	s.tell("")
+	if s.live, err = checkpoint.OpenLive(ctx, s.sb); err != nil {
+		return err
+	}
+	if s.survey, err = s.live.Survey(ctx); err != nil {
+		return err
+	}
+	if len(s.survey.Findings) > 0 {
+		return &checkpoint.UnsavableError{Findings: s.survey.Findings}
+	}
+	for _, loss := range s.survey.Losses {
+		s.report.Warnings = append(s.report.Warnings, fmt.Sprintf("%s: %s", loss.Code, loss.Detail))
+	}
+	if s.memory, err = s.live.Memory(ctx); err != nil {
+		return err
+	}
+	build, err := thisBuild()
+	if err != nil {
+		return err
+	}
+	s.hello = &wire.Hello{
+		Build: build, Sandbox: s.sb.ID, Epoch: s.epoch, Mode: string(s.opts.Mode), DataConnections: uint16(s.opts.DataConnections),
+	}
+	if s.link, err = s.to.dial(ctx, s.id); err != nil {
+		return err
+	}
+	if err := s.link.control.Send(s.hello); err != nil {
+		return err
+	}
+	if _, err := expect[*wire.Welcome](ctx, s.link); err != nil {
+		return err
+	}
+	if err := s.ask(ctx); err != nil {
+		return err
+	}
+	conns, err := s.to.dialData(ctx, s.id, s.opts.DataConnections)
+	if err != nil {
+		return err
+	}
+	s.lanes, err = newLanes(ctx, conns, s.opts.Codec, wire.NewPace(s.opts.BytesPerSecond))
+	return err
+}
+
+// ask sends the plan and takes the findings.
+func (s *source) ask(ctx context.Context) error {
+	config, err := checkpoint.Describe(s.sb, s.survey, s.survey.MemoryBytes)
+	if err != nil {
+		return err
+	}
+	d := document{Config: config, Bundle: s.opts.Bundle, Policy: s.opts.Policy, Map: s.opts.Map}
+	plan, err := d.plan(s.survey.MemoryBytes / pages.PageSize)
+	if err != nil {
+		return err
+	}
+	if err := s.link.control.Send(plan); err != nil {
+		return err
+	}
+	answer, err := expect[*wire.Findings](ctx, s.link)
+	if err != nil {
+		return err
+	}
+	fatal := false
+	for _, f := range answer.Findings {
+		fatal = fatal || f.Fatal
+		if !f.Fatal {
+			s.report.Warnings = append(s.report.Warnings, fmt.Sprintf("%s: %s: %s", f.Code, f.Subject, f.Message))
+		}
+	}
+	if fatal {
+		return &FindingsError{Findings: answer.Findings}
+	}
+	return nil
+}
+
+// heard follows the target after the commit.
+func (s *source) heard(m *wire.Standing) {
+	if m.Standing != attempt.Incomplete && m.Standing != attempt.Complete {
+		return
+	}
+	s.report.TargetStart = max(s.report.TargetStart, m.StartNanoseconds)
+	if s.machine.Phase() == Start {
+		s.enter(Announce)
+	}
+}
+
+// commit hands the sandbox over.
+func (s *source) commit(ctx context.Context) error {
+	s.enter(Start)
+	outcome, err := s.handover.HandOver(ctx, s.id)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("%w: %w", ErrUnresolved, err)
+		s.finish(Unresolved, err)
+		return err
+	case outcome == handover.Departed:
+		// It need not arrive: nothing depends on it.
+		s.link.control.Send(&wire.Destroyed{})
+		s.link.close()
+		if s.machine.Phase() == Start {
+			s.enter(Announce)
+		}
+		s.enter(Done)
+		return nil
+	}
+	err = fmt.Errorf("%w: it did not start the sandbox, which runs on here", ErrRefused)
+	s.finish(TakenBack, err)
+	return err
+}
+
+func firstBytes(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	return text[:n/2] // far from cutting a character's last byte into a refusal
+}

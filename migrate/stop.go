@@ -1,0 +1,236 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+)
+
+// inlinePages are the pages that a stop gives with their content.
+const inlinePages = inside.InlineBytes / pages.PageSize
+
+// stop pauses the sandbox and sends all that the target lacks, until that is
+// prepared. After an error the sandbox may still be paused.
+func (s *source) stop(ctx context.Context) error {
+	if s.scanner == nil {
+		s.scanner = pages.NewScanner(pages.ScanOptions{Workers: runtime.NumCPU()})
+	}
+	state := &pipe{lanes: s.lanes, on: 0, typ: wire.TypeState}
+	meta := &pipe{lanes: s.lanes, on: 1, typ: wire.TypeMeta}
+	s.enter(Pause)
+	stopped, err := s.live.Stop(ctx, checkpoint.Sinks{
+		Stopped: func() {
+			s.enter(State)
+			// A failed send shows when the answer is waited for.
+			s.link.control.Send(&wire.Freeze{})
+			if len(s.survey.Network.Links) > 0 {
+				s.startForwarding()
+			}
+		},
+		State: state, Metadata: meta,
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range []*pipe{state, meta} {
+		if err := p.end(); err != nil {
+			return err
+		}
+	}
+	s.enter(Residual)
+	if err := s.residual(ctx, stopped); err != nil {
+		return err
+	}
+	totals := wire.Totals{
+		StateBytes: state.sum.bytes, StateDigest: state.sum.digest(),
+		MetaBytes: meta.sum.bytes, MetaDigest: meta.sum.digest(),
+		CommittedPages: stopped.Committed.Count(), PagesDigest: s.ledger.digest(),
+	}
+	s.report.StateBytes, s.report.MetaBytes, s.report.PagesCommitted = totals.StateBytes, totals.MetaBytes, totals.CommittedPages
+	if err := s.link.control.Send(&wire.Handover{Totals: totals, Epoch: s.epoch}); err != nil {
+		return err
+	}
+	s.enter(Load)
+	return s.awaitPrepared(ctx, totals)
+}
+
+func (s *source) awaitPrepared(ctx context.Context, totals wire.Totals) error {
+	if _, err := expect[*wire.Announced](ctx, s.link); err != nil {
+		return err
+	}
+	prepared, err := expect[*wire.Prepared](ctx, s.link)
+	if err != nil {
+		return err
+	}
+	if prepared.Totals != totals {
+		return fmt.Errorf("target has %+v, was sent %+v", prepared.Totals, totals)
+	}
+	s.report.TargetLoad = prepared.LoadNanoseconds
+	return nil
+}
+
+// residual sends the saved kernel's pages that the target lacks.
+func (s *source) residual(ctx context.Context, stopped *checkpoint.Stopped) error {
+	candidates := stopped.Committed.Clone()
+	if s.tracked && stopped.Dirty != nil {
+		changed := stopped.Dirty
+		changed.Union(s.pending)
+		unknown := stopped.Committed.Clone()
+		unknown.Subtract(s.ledger.known())
+		changed.Union(unknown)
+		candidates.Intersect(changed)
+	} else if s.tracked {
+		s.report.Warnings = append(s.report.Warnings, "the last collection of dirty pages failed: all memory was compared in the stop")
+	}
+	candidates.RemoveRange(0, inlinePages)
+	result, err := s.scan(ctx, candidates)
+	if err != nil {
+		return err
+	}
+	s.report.PagesResidual = result.Changed.Count()
+	for _, p := range stopped.Inline {
+		s.ledger.place(p.First, p.Data)
+		if err := s.lanes.pages(p.First, p.Data); err != nil {
+			return err
+		}
+	}
+	// What the saved kernel does not have becomes a hole on both sides.
+	s.ledger.keep(stopped.Committed)
+	ranges := 0
+	for range stopped.Committed.Ranges() {
+		ranges++
+	}
+	if err := s.lanes.ranges(wire.TypeCommitted, stopped.Committed); err != nil {
+		return err
+	}
+	if err := endFrames(s.lanes, 0, wire.TypeCommitted, uint64(ranges)*rangeBytes); err != nil {
+		return err
+	}
+	if err := s.audit(stopped); err != nil {
+		return err
+	}
+	return s.lanes.barrier(s.rounds + 1)
+}
+
+// audit compares all memory with what was sent, where that is asked for.
+func (s *source) audit(stopped *checkpoint.Stopped) error {
+	if !s.opts.Verify {
+		return nil
+	}
+	size, err := s.memoryBytes()
+	if err != nil {
+		return err
+	}
+	result, err := pages.Audit(int(s.memory.Fd()), size, &s.scanner.Table)
+	if err != nil {
+		return err
+	}
+	missed := result.Missed
+	missed.Intersect(stopped.Committed)
+	missed.RemoveRange(0, inlinePages)
+	if n := missed.Count(); n > 0 {
+		return fmt.Errorf("%w: %d of %d pages differ from what was sent", ErrAudit, n, result.PagesChecked)
+	}
+	s.report.Warnings = append(s.report.Warnings, fmt.Sprintf("audited: %d pages, none differs from what was sent", result.PagesChecked))
+	return nil
+}
+
+// scan sends what changed among some pages, or all if only is nil.
+func (s *source) scan(ctx context.Context, only *pages.Set) (pages.ScanResult, error) {
+	size, err := s.memoryBytes()
+	if err != nil {
+		return pages.ScanResult{}, err
+	}
+	result, err := s.scanner.Round(ctx, int(s.memory.Fd()), size, only, func(first uint64, data []byte) error {
+		s.ledger.place(first, data)
+		return s.lanes.pages(first, data)
+	})
+	if err != nil || result.Freed.Empty() {
+		return result, err
+	}
+	for start, end := range result.Freed.Ranges() {
+		s.ledger.forget(start, end)
+	}
+	return result, s.lanes.punch(result.Freed)
+}
+
+func (s *source) memoryBytes() (uint64, error) {
+	info, err := s.memory.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("size of sandbox memory: %w", err)
+	}
+	return uint64(info.Size()), nil
+}
+
+// forwardInterval is how often frames at the shut gates are looked for.
+const forwardInterval = 3 * time.Millisecond
+
+// startForwarding forwards until stopForwarding is called.
+func (s *source) startForwarding() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.forward(ctx)
+	}()
+	s.stopForwarding = func() {
+		cancel()
+		<-done
+	}
+}
+
+// forward hands frames that reach the stopped sandbox over to the target. What
+// cannot be sent is lost, as on any network.
+func (s *source) forward(ctx context.Context) {
+	ticker := time.NewTicker(forwardInterval)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		frames, err := s.live.Frames(ctx)
+		if err != nil {
+			return
+		}
+		for _, f := range frames {
+			if len(f.Data) > wire.MaxPacketBytes || f.NIC < 0 || f.NIC >= wire.MaxStreams {
+				continue
+			}
+			s.report.PacketsQueued++
+			if s.lanes.frame(0, wire.TypePacket, uint16(f.NIC), wire.AppendPacket(nil, packetOf(f)), true) != nil {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+}
+
+func packetOf(f network.Frame) wire.Packet {
+	g := f.Segmentation
+	return wire.Packet{
+		Outbound: f.Direction == network.Outbound, ChecksumValid: f.ChecksumValid,
+		SegmentationType: g.Type, NeedsChecksum: g.NeedsChecksum, ChecksumOffset: g.ChecksumOffset,
+		HeaderBytes: g.HeaderBytes, NetworkBytes: g.NetworkBytes, MSSBytes: g.MSSBytes, MaxBytes: g.MaxBytes, Data: f.Data,
+	}
+}
+
+func frameOf(nic uint16, p wire.Packet) network.Frame {
+	direction := network.Inbound
+	if p.Outbound {
+		direction = network.Outbound
+	}
+	return network.Frame{
+		NIC: int32(nic), Direction: direction, ChecksumValid: p.ChecksumValid, Data: p.Data,
+		Segmentation: network.Segmentation{
+			Type: p.SegmentationType, NeedsChecksum: p.NeedsChecksum, ChecksumOffset: p.ChecksumOffset,
+			HeaderBytes: p.HeaderBytes, NetworkBytes: p.NetworkBytes, MSSBytes: p.MSSBytes, MaxBytes: p.MaxBytes,
+		},
+	}
+}

@@ -1,0 +1,357 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/migrate/agent"
+	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
+	"github.com/sbxmigrate/sbxmigrate/migrate/handover"
+	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+)
+
+// Codes of refusals.
+const (
+	codeBuild   = "build_differs"
+	codeJournal = "journal"
+	codeLimit   = "limit"
+	codePlan    = "plan"
+	codeStandby = "standby"
+	codeLoad    = "load"
+)
+
+// planTimeout bounds the time that a peer may take for hello and plan.
+const planTimeout = 30 * time.Second
+
+// target is one control connection, from the target's side.
+type target struct {
+	receiver *Receiver
+	session  *agent.Session
+	log      *slog.Logger
+
+	id       string // of the sandbox
+	hello    *wire.Hello
+	journal  *journal.Journal
+	handover *handover.Target
+
+	arrival *arrival // nil before the plan was accepted
+	inbox   *inbox
+	conns   []net.Conn
+	lanes   sync.WaitGroup
+	rounds  uint64
+}
+
+func (t *target) run(ctx context.Context) error {
+	if err := t.open(ctx); err != nil {
+		return err
+	}
+	if t.journal.History().Last(t.session.Attempt()).State != journal.None {
+		// A source that lost its connection after the commit.
+		if err := t.rejoin(); err != nil {
+			return err
+		}
+		return t.serve(ctx)
+	}
+	if err := t.admit(); err != nil {
+		return err
+	}
+	meeting, err := t.session.ExpectData(int(t.hello.DataConnections))
+	if err != nil {
+		return err
+	}
+	defer meeting.Close()
+	if err := t.welcome(); err != nil {
+		return err
+	}
+	m, err := t.session.Control.Receive()
+	if err != nil {
+		return err
+	}
+	if plan, ok := m.(*wire.Plan); ok {
+		if err := t.prepare(ctx, plan); err != nil {
+			return err
+		}
+		if t.arrival == nil {
+			return nil // refused, with findings
+		}
+		if t.conns, err = meeting.Wait(ctx); err != nil {
+			return err
+		}
+		for _, conn := range t.conns {
+			t.lanes.Go(func() { t.inbox.lane(conn) })
+		}
+		if err := t.session.Conn.SetDeadline(time.Time{}); err != nil {
+			return err
+		}
+		return t.serve(ctx)
+	}
+	// A source that asks about an attempt of which nothing is here.
+	if err := t.answer(ctx, m); err != nil {
+		return err
+	}
+	return t.serve(ctx)
+}
+
+// open takes hello and opens the journal.
+func (t *target) open(ctx context.Context) error {
+	if err := t.session.Conn.SetDeadline(time.Now().Add(planTimeout)); err != nil {
+		return err
+	}
+	m, err := t.session.Control.Receive()
+	if err != nil {
+		return err
+	}
+	hello, ok := m.(*wire.Hello)
+	if !ok {
+		return fmt.Errorf("%T comes before hello", m)
+	}
+	t.hello, t.id = hello, hello.Sandbox
+	build, err := thisBuild()
+	if err != nil {
+		return err
+	}
+	if hello.Build != build {
+		return refuse(t.session, codeBuild, fmt.Errorf("saved kernels are read by the build that wrote them: source has %+v, target has %+v", hello.Build, build))
+	}
+	if t.journal, err = openJournal(ctx, t.receiver.Journals, t.id); err != nil {
+		return refuse(t.session, codeJournal, err)
+	}
+	t.handover = handover.NewTarget(t.journal, handoverPeer(t.session))
+	return nil
+}
+
+// rejoin makes what is left of an attempt known.
+func (t *target) rejoin() error {
+	if err := t.handover.Expect(t.session.Attempt(), t.receiver.survivorOf(t.id, t.session.Attempt())); err != nil {
+		return err
+	}
+	if err := t.session.Conn.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	return t.welcome()
+}
+
+// admit says whether the attempt may come.
+func (t *target) admit() error {
+	if err := t.receiver.settleEnded(t.journal); err != nil {
+		return refuse(t.session, codeJournal, err)
+	}
+	if err := t.handover.Admit(t.session.Attempt(), t.hello.Epoch); err != nil {
+		return refuse(t.session, codeJournal, err)
+	}
+	return nil
+}
+
+func (t *target) welcome() error {
+	return t.session.Control.Send(&wire.Welcome{Build: t.hello.Build})
+}
+
+// prepare answers a plan with findings, and starts the standby if none is fatal.
+func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
+	if err := t.session.Admit(m.Files[0].Pages * pages.PageSize); err != nil {
+		return refuse(t.session, codeLimit, err)
+	}
+	d, err := readPlan(m)
+	if err != nil {
+		return refuse(t.session, codePlan, err)
+	}
+	if override, ok := t.receiver.Bundles[t.id]; ok {
+		d.Bundle = override
+	}
+	bundle, err := sandbox.LoadBundle(d.Bundle)
+	if err != nil {
+		return refuse(t.session, codePlan, err)
+	}
+	plan, err := checkpoint.PlanFor(&d.Config, checkpoint.PlanOptions{Bundle: bundle, Policy: d.Policy, Map: d.Map})
+	if err != nil {
+		return refuse(t.session, codePlan, err)
+	}
+	findings := findingsOf(plan)
+	if bundle.Spec.Process.Terminal {
+		findings = append(findings, wire.Finding{
+			Code: "terminal", Subject: "process.terminal", Fatal: true,
+			Message: "a sandbox with a terminal cannot move: nobody holds its other end on the target",
+		})
+	}
+	if _, err := t.receiver.Root.Open(t.id); !errors.Is(err, sandbox.ErrNotFound) {
+		findings = append(findings, wire.Finding{
+			Code: "exists", Subject: "sandbox " + t.id, Fatal: true, Message: "the target has a sandbox of this ID: delete it first",
+		})
+	}
+	for _, f := range findings {
+		if f.Fatal {
+			return t.session.Control.Send(&wire.Findings{Findings: findings})
+		}
+	}
+	if err := t.startStandby(ctx, plan, bundle, m.Files); err != nil {
+		return refuse(t.session, codeStandby, err)
+	}
+	return t.session.Control.Send(&wire.Findings{Findings: findings})
+}
+
+func findingsOf(plan *checkpoint.Plan) []wire.Finding {
+	findings := []wire.Finding{}
+	for _, f := range plan.Findings {
+		if len(findings) == wire.MaxFindings-2 {
+			break
+		}
+		findings = append(findings, wire.Finding{
+			Code: f.Code, Subject: firstBytes(f.Subject, wire.MaxTextBytes), Message: firstBytes(f.String(), wire.MaxTextBytes), Fatal: f.Refuses,
+		})
+	}
+	return findings
+}
+
+func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle *sandbox.Bundle, files []wire.MemoryFile) error {
+	stdio, err := t.receiver.openOutput(t.id)
+	if err != nil {
+		return err
+	}
+	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, cameBy(t.session.Attempt(), t.session.Peer.Name),
+		sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: stdio})
+	if err != nil {
+		return err
+	}
+	t.arrival = &arrival{standby: standby}
+	t.inbox = newInbox(standby.Memory, int(t.hello.DataConnections), t.arrival.packet)
+	t.inbox.resize(files)
+	go t.inbox.state.pump(standby.State)
+	go t.inbox.meta.pump(standby.Metadata)
+	return nil
+}
+
+// serve takes messages until the connection or the attempt ends.
+func (t *target) serve(ctx context.Context) error {
+	for {
+		m, err := t.session.Control.Receive()
+		if err != nil {
+			return err
+		}
+		switch m.(type) {
+		case *wire.Destroyed:
+			return nil
+		case *wire.Abort:
+			return fmt.Errorf("source: %s", m.(*wire.Abort).Reason)
+		}
+		if err := t.answer(ctx, m); err != nil {
+			return err
+		}
+	}
+}
+
+// answer answers one message.
+func (t *target) answer(ctx context.Context, m wire.Message) error {
+	switch m := m.(type) {
+	case *wire.Commit:
+		return t.standing(ctx, t.handover.Commit, m.Epoch)
+	case *wire.Query:
+		return t.standing(ctx, t.handover.Query, m.Epoch)
+	}
+	if t.arrival == nil {
+		return fmt.Errorf("%T comes without a plan", m)
+	}
+	switch m := m.(type) {
+	case *wire.Round:
+		t.rounds = m.Number
+		t.inbox.resize(m.Files)
+		if err := t.session.Admit(m.Files[0].Pages * pages.PageSize); err != nil {
+			return refuse(t.session, codeLimit, err)
+		}
+		if err := t.inbox.await(ctx, m.Number); err != nil {
+			return err
+		}
+		return t.session.Control.Send(&wire.Placed{Barrier: m.Number})
+	case *wire.Freeze:
+		if err := t.arrival.standby.Announce(); err != nil {
+			return refuse(t.session, codeStandby, err)
+		}
+		return t.session.Control.Send(&wire.Announced{})
+	case *wire.Handover:
+		return t.load(ctx, m)
+	}
+	return fmt.Errorf("%T is not expected", m)
+}
+
+// load verifies what came and waits until the kernel is loaded.
+func (t *target) load(ctx context.Context, m *wire.Handover) error {
+	began := time.Now()
+	if err := t.inbox.await(ctx, t.rounds+1); err != nil {
+		return refuse(t.session, codeLoad, err)
+	}
+	totals, err := t.inbox.finish()
+	if err != nil {
+		return refuse(t.session, codeLoad, err)
+	}
+	if totals != m.Totals {
+		return refuse(t.session, codeLoad, fmt.Errorf("got %+v, want %+v", totals, m.Totals))
+	}
+	if err := t.arrival.standby.Placed(); err != nil {
+		return refuse(t.session, codeLoad, err)
+	}
+	sb, err := t.arrival.standby.Loaded(ctx)
+	if err != nil {
+		return refuse(t.session, codeLoad, err)
+	}
+	t.arrival.loaded(sb)
+	if err := t.handover.Expect(t.session.Attempt(), t.arrival); err != nil {
+		return refuse(t.session, codeLoad, err)
+	}
+	return t.session.Control.Send(&wire.Prepared{Totals: totals, LoadNanoseconds: time.Since(began).Nanoseconds()})
+}
+
+// standing answers a commit or a query. A sandbox that runs here has all of its
+// pages: they were there before it was started.
+func (t *target) standing(ctx context.Context, question func(context.Context, attempt.ID, attempt.Epoch) (attempt.Standing, error), epoch attempt.Epoch) error {
+	began := time.Now()
+	id := t.session.Attempt()
+	standing, err := question(ctx, id, epoch)
+	if err != nil {
+		return err
+	}
+	say := func(standing attempt.Standing) error {
+		m := &wire.Standing{Standing: standing, Epoch: epoch}
+		if standing == attempt.Incomplete || standing == attempt.Complete {
+			m.StartNanoseconds = time.Since(began).Nanoseconds()
+		}
+		return t.session.Control.Send(m)
+	}
+	if standing != attempt.Incomplete {
+		return say(standing)
+	}
+	t.log.Info("sandbox runs here now", "sandbox", t.id)
+	// That it is complete is what counts, whether or not the source hears this.
+	sayErr := say(standing)
+	if err := t.handover.Completed(context.WithoutCancel(ctx), id); err != nil {
+		return err
+	}
+	return errors.Join(sayErr, say(attempt.Complete))
+}
+
+// close ends what was not started, and gives the journal up.
+func (t *target) close() {
+	for _, conn := range t.conns {
+		conn.Close()
+	}
+	t.lanes.Wait()
+	if t.inbox != nil {
+		t.inbox.state.abandonUnlessEnded()
+		t.inbox.meta.abandonUnlessEnded()
+	}
+	if t.arrival != nil {
+		if err := t.arrival.Discard(); err != nil {
+			t.log.Error("standby did not end", "sandbox", t.id, "error", err)
+		}
+	}
+	if t.journal != nil {
+		t.journal.Close()
+	}
+}
