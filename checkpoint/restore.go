@@ -100,7 +100,7 @@ func (r *Restoring) load(ctx context.Context, root sandbox.Root, opts RestoreOpt
 	r.server = &pageServer{source: opts.Image, memory: memory, memoryBytes: memoryBytes(opts.Image), socket: ours}
 	go func() {
 		defer memory.Close()
-		r.served <- r.server.serve(max(1, runtime.NumCPU()-1))
+		r.served <- r.server.serve(runtime.NumCPU())
 	}()
 	create := opts.Create
 	create.Bundle = opts.Bundle

@@ -32,9 +32,9 @@ const (
 	// MaxRequestRanges bounds the ranges of one request.
 	MaxRequestRanges = 64
 	// MaxRequestBytes bounds the memory that one request asks for.
-	MaxRequestBytes = 256 << 10
+	MaxRequestBytes = 128 << 10
 	// MaxRequests bounds the requests under way at once.
-	MaxRequests = 8
+	MaxRequests = 4
 	// AnswerAll is the id of an answer to all requests.
 	AnswerAll = 1<<32 - 1
 )
