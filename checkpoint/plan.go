@@ -202,7 +202,9 @@ func (p *Plan) checkNetwork(bundle *sandbox.Bundle) error {
 		})
 	}
 	p.network = &p.saved.network
-	if p.Refuses() || p.saved.network.SameAddresses(here) {
+	// What the strict policy lets pass is not worth another identity: an address
+	// that the host makes up by itself, say, where the interface is down still.
+	if p.Refuses() || p.Policy != restoreenv.PolicyRelaxed || p.saved.network.SameAddresses(here) {
 		return nil
 	}
 	moved, err := p.saved.network.Relocate(here)

@@ -1,0 +1,146 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A lab is a bridge in a network namespace of its own, with machines on it that are namespaces too. They live as long as the test.
+type lab struct {
+	t        *testing.T
+	bridge   *os.File // the bridge's namespace
+	machines int
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	l := &lab{t: t, bridge: newNamespace(t)}
+	l.in(l.bridge, func() error {
+		snooping := false
+		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}, MulticastSnooping: &snooping}
+		return errors.Join(os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0),
+			netlink.LinkAdd(bridge), netlink.LinkSetUp(bridge))
+	})
+	return l
+}
+
+// newNamespace makes a network namespace.
+func newNamespace(t *testing.T) *os.File {
+	t.Helper()
+	var ns *os.File
+	err := onOwnThread(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		ns, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	if err != nil {
+		t.Fatalf("make network namespace: %v", err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
+// onOwnThread runs f on a thread that ends with it.
+func onOwnThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock
+		done <- f()
+	}()
+	return <-done
+}
+
+// inside runs f in a namespace.
+func inside(ns *os.File, f func() error) error {
+	return onOwnThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+func (l *lab) in(ns *os.File, f func() error) {
+	l.t.Helper()
+	if err := inside(ns, f); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// namespacePath is where other processes find a namespace.
+func namespacePath(ns *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd()) }
+
+// machine adds a namespace whose eth0 has an address on the lab's bridge. A machine that is not up keeps quiet, as the target of a
+// migration does whose sandbox still lives elsewhere.
+func (l *lab) machine(mac, address string, up bool) *os.File {
+	l.t.Helper()
+	ns := newNamespace(l.t)
+	l.machines++
+	hardware, err := net.ParseMAC(mac)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.in(l.bridge, func() error {
+		port := &netlink.Veth{
+			LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("port%d", l.machines), MTU: 1500}, PeerName: "eth0",
+			PeerHardwareAddr: hardware, PeerNamespace: netlink.NsFd(int(ns.Fd())),
+		}
+		if err := netlink.LinkAdd(port); err != nil {
+			return err
+		}
+		bridge, err := netlink.LinkByName("br0")
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkSetMaster(port, bridge), netlink.LinkSetUp(port))
+	})
+	l.in(ns, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		addr, err := netlink.ParseAddr(address)
+		if err != nil {
+			return err
+		}
+		errs := []error{netlink.LinkSetMTU(link, 1500), netlink.AddrAdd(link, addr)}
+		if up {
+			errs = append(errs, netlink.LinkSetUp(link))
+		}
+		return errors.Join(errs...)
+	})
+	return ns
+}
+
+// dialFrom opens a TCP connection from a namespace.
+func dialFrom(ns *os.File, address string) (conn net.Conn, err error) {
+	err = inside(ns, func() error {
+		// No goroutine of the dialler's own: it would be in another namespace.
+		addr, err := net.ResolveTCPAddr("tcp4", address)
+		if err != nil {
+			return err
+		}
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		file := os.NewFile(uintptr(fd), address)
+		defer file.Close()
+		if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: addr.Port, Addr: [4]byte(addr.IP.To4())}); err != nil {
+			return err
+		}
+		conn, err = net.FileConn(file)
+		return err
+	})
+	return conn, err
+}

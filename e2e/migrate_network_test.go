@@ -1,0 +1,229 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
+)
+
+const (
+	serverMAC, serverAddress = "02:00:00:00:00:02", "10.9.0.2"
+	clientMAC, clientAddress = "02:00:00:00:00:03", "10.9.0.3"
+	redisPort                = "6379"
+	redisValueBytes          = 4000
+)
+
+// networkedRedis is a bundle of a redis that is reached through a namespace.
+func networkedRedis(ns *os.File) guest.Bundle {
+	return guest.Bundle{
+		Args: []string{"/usr/bin/redis-server", "--port", redisPort, "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "",
+			"--appendonly", "no", "--dir", "/tmp", "--daemonize", "no", "--enable-debug-command", "yes"},
+		Edit: func(s *specs.Spec) {
+			for i := range s.Linux.Namespaces {
+				if s.Linux.Namespaces[i].Type == specs.NetworkNamespace {
+					s.Linux.Namespaces[i].Path = namespacePath(ns)
+				}
+			}
+		},
+	}
+}
+
+// A redisClient is one connection that is never opened again.
+type redisClient struct {
+	t       *testing.T
+	conn    net.Conn
+	replies *bufio.Reader
+}
+
+func newRedisClient(t *testing.T, ns *os.File) *redisClient {
+	t.Helper()
+	var c *redisClient
+	eventually(t, "redis listens", func() bool {
+		conn, err := dialFrom(ns, serverAddress+":"+redisPort)
+		if err != nil {
+			return false
+		}
+		c = &redisClient{t: t, conn: conn, replies: bufio.NewReaderSize(conn, 64<<10)}
+		return true
+	})
+	t.Cleanup(func() { c.conn.Close() })
+	return c
+}
+
+func encodeRedis(words ...string) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "*%d\r\n", len(words))
+	for _, w := range words {
+		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(w), w)
+	}
+	return b.Bytes()
+}
+
+func (c *redisClient) send(words ...string) error {
+	_, err := c.conn.Write(encodeRedis(words...))
+	return err
+}
+
+func (c *redisClient) reply() (string, error) {
+	line, err := c.replies.ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	line = strings.TrimSuffix(line, "\r\n")
+	if line == "" || line[0] == '-' {
+		return "", fmt.Errorf("redis says %q", line)
+	}
+	if line[0] != '$' {
+		return line[1:], nil
+	}
+	n, err := strconv.Atoi(line[1:])
+	if err != nil || n < 0 {
+		return "", fmt.Errorf("redis has no such value: %q", line)
+	}
+	value := make([]byte, n+2)
+	_, err = io.ReadFull(c.replies, value)
+	return string(value[:n]), err
+}
+
+func (c *redisClient) ask(words ...string) string {
+	c.t.Helper()
+	if err := c.send(words...); err != nil {
+		c.t.Fatalf("%s: %v", words[0], err)
+	}
+	answer, err := c.reply()
+	if err != nil {
+		c.t.Fatalf("%s: %v", words[0], err)
+	}
+	return answer
+}
+
+// fill sets keys, every other one with random bytes.
+func (c *redisClient) fill(keys int) {
+	c.t.Helper()
+	const batch = 256
+	value := make([]byte, redisValueBytes)
+	for first := 0; first < keys; first += batch {
+		var b bytes.Buffer
+		n := min(batch, keys-first)
+		for i := range n {
+			if i%2 == 0 {
+				rand.Read(value)
+			} else {
+				copy(value, bytes.Repeat([]byte{byte(i)}, redisValueBytes))
+			}
+			b.Write(encodeRedis("SET", fmt.Sprintf("key:%d", first+i), string(value)))
+		}
+		if _, err := c.conn.Write(b.Bytes()); err != nil {
+			c.t.Fatal(err)
+		}
+		for range n {
+			if _, err := c.reply(); err != nil {
+				c.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// A writer sets one key after the other at a steady rate, each to its number, and notes the longest time without an answer.
+type writer struct {
+	acknowledged atomic.Int64
+	longestGap   time.Duration
+	err          error
+	stop, done   chan struct{}
+}
+
+// writeOn starts a writer on a connection of its own.
+func writeOn(c *redisClient, perSecond int) *writer {
+	w := &writer{stop: make(chan struct{}), done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		ticker := time.NewTicker(time.Second / time.Duration(perSecond))
+		defer ticker.Stop()
+		last := time.Now()
+		for n := int64(1); ; n++ {
+			if w.err = c.send("SET", fmt.Sprintf("written:%d", n%10000), fmt.Sprint(n)); w.err == nil {
+				_, w.err = c.reply()
+			}
+			if w.err != nil {
+				return
+			}
+			now := time.Now()
+			w.longestGap, last = max(w.longestGap, now.Sub(last)), now
+			w.acknowledged.Store(n)
+			select {
+			case <-w.stop:
+				return
+			case <-ticker.C:
+			}
+		}
+	}()
+	return w
+}
+
+// end stops the writer and returns how many writes were acknowledged, and the longest gap between two.
+func (w *writer) end(t *testing.T) (int64, time.Duration) {
+	t.Helper()
+	close(w.stop)
+	<-w.done
+	if w.err != nil {
+		t.Fatalf("the client's connection was lost after %d writes: %v", w.acknowledged.Load(), w.err)
+	}
+	return w.acknowledged.Load(), w.longestGap
+}
+
+// A redis that a client outside writes to all the time moves there and back: the connection stays, no acknowledged write is lost, and all
+// keys are equal.
+func TestMigrateConnectedRedis(t *testing.T) {
+	keys := 8192
+	if *long {
+		keys = 262144
+	}
+	l := newLab(t)
+	client := l.machine(clientMAC, clientAddress+"/24", true)
+	p := newPair(t)
+	home := l.machine(serverMAC, serverAddress+"/24", true)
+	p.a.run("redis", p.a.bundle("redis", networkedRedis(home)))
+	c := newRedisClient(t, client)
+	c.fill(keys)
+	digest := c.ask("DEBUG", "DIGEST")
+
+	writing := newRedisClient(t, client)
+	from, to := p.a, p.b
+	for move := range 2 {
+		w := writeOn(writing, 1000)
+		eventually(t, "the client writes", func() bool { return w.acknowledged.Load() > 100 })
+		there := l.machine(serverMAC, serverAddress+"/24", false)
+		before := w.acknowledged.Load()
+		from.mustMigrate("redis", to, "--verify", "--bundle", to.bundle(fmt.Sprintf("redis-%d", move), networkedRedis(there)))
+		after := w.acknowledged.Load()
+		eventually(t, "the client writes on", func() bool { return w.acknowledged.Load() > after+100 })
+		acknowledged, gap := w.end(t)
+		t.Logf("%d writes before, %d in all; longest gap %v", before, acknowledged, gap)
+		for n := max(1, acknowledged-9999); n <= acknowledged; n++ {
+			if got := c.ask("GET", fmt.Sprintf("written:%d", n%10000)); got != fmt.Sprint(n) {
+				t.Fatalf("write %d of %d was acknowledged, and is %q now", n, acknowledged, got)
+			}
+		}
+		for n := range int64(10000) {
+			c.ask("DEL", fmt.Sprintf("written:%d", n))
+		}
+		if now := c.ask("DEBUG", "DIGEST"); now != digest {
+			t.Fatalf("move %d: digest of all keys is %s, before %s", move, now, digest)
+		}
+		from.must("delete", "redis")
+		from, to = to, from
+	}
+}
