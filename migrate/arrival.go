@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
 	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
@@ -71,6 +72,7 @@ func (a *arrival) Start(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.started = true
+	failpoint.Here(failpoint.TargetOwner)
 	if len(a.frames) > 0 {
 		// What is lost here is sent again by whoever sent it.
 		checkpoint.Inject(ctx, a.sb, a.frames)
@@ -82,6 +84,7 @@ func (a *arrival) Start(ctx context.Context) error {
 		a.sb.End(ctx)
 		return err
 	}
+	failpoint.Here(failpoint.TargetStarted)
 	// From now on the sandbox needs nothing of us.
 	a.standby.Release()
 	go a.sb.Wait(context.WithoutCancel(ctx)) // collects the process

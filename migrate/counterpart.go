@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
+	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 )
 
@@ -29,6 +30,7 @@ type counterpart struct {
 
 // Commit implements handover.Counterpart.
 func (c *counterpart) Commit(ctx context.Context, id attempt.ID, epoch attempt.Epoch) (attempt.Standing, error) {
+	failpoint.Here(failpoint.SourceHanded)
 	return c.ask(ctx, id, &wire.Commit{Epoch: epoch})
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 )
 
@@ -37,7 +38,11 @@ func (o original) Disarm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return checkpoint.Disarm(ctx, sb)
+	if err := checkpoint.Disarm(ctx, sb); err != nil {
+		return err
+	}
+	failpoint.Here(failpoint.SourceDisarmed)
+	return nil
 }
 
 // Resume implements handover.Original.
@@ -51,6 +56,7 @@ func (o original) Resume(ctx context.Context) error {
 
 // Destroy implements handover.Original.
 func (o original) Destroy(ctx context.Context) error {
+	failpoint.Here(failpoint.SourceDeparted)
 	sb, err := o.find()
 	if err != nil || sb == nil {
 		return err

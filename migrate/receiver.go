@@ -40,8 +40,12 @@ const journalPatience = 5 * time.Second
 
 // openJournal opens a sandbox's journal as soon as it is free.
 func openJournal(ctx context.Context, dir, id string) (*journal.Journal, error) {
+	return openJournalWithin(ctx, dir, id, journalPatience)
+}
+
+func openJournalWithin(ctx context.Context, dir, id string, patience time.Duration) (*journal.Journal, error) {
 	const interval = 20 * time.Millisecond
-	for deadline := time.Now().Add(journalPatience); ; {
+	for deadline := time.Now().Add(patience); ; {
 		j, err := journal.Open(dir, id)
 		if !errors.Is(err, journal.ErrLocked) || time.Now().After(deadline) {
 			return j, err

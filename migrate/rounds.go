@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/convergence"
+	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
@@ -168,6 +169,7 @@ func (s *source) round(ctx context.Context, only *pages.Set, tracker string) (Ro
 	if _, err := expect[*wire.Placed](ctx, s.link); err != nil {
 		return RoundReport{}, err
 	}
+	failpoint.Here(failpoint.SourceRound)
 	if s.rounds == 1 {
 		tracker = trackerAll
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
 	"github.com/sbxmigrate/sbxmigrate/migrate/convergence"
+	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
 	"github.com/sbxmigrate/sbxmigrate/migrate/handover"
 	"github.com/sbxmigrate/sbxmigrate/migrate/hostkey"
 	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
@@ -51,6 +52,8 @@ type Options struct {
 	BytesPerSecond  float64    // bandwidth cap; none
 	// Verify compares all memory with what was sent, in the stop.
 	Verify bool
+	// Canceller, if not nil, can cancel the migration.
+	Canceller *Canceller
 	// OnEvent, if not nil, is told how it goes.
 	OnEvent func(Event)
 }
@@ -70,6 +73,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OnEvent == nil {
 		o.OnEvent = func(Event) {}
+	}
+	if o.Canceller == nil {
+		o.Canceller = new(Canceller)
 	}
 	return o
 }
@@ -183,7 +189,18 @@ func (s *source) run(ctx context.Context) error {
 			s.lanes.close()
 		}
 	}()
-	if err := s.prepare(ctx); err != nil {
+	failpoint.Here(failpoint.SourceBegun)
+	cancellable, cancel := s.opts.Canceller.begin(ctx)
+	defer cancel(nil)
+	err = s.prepare(cancellable)
+	if err == nil {
+		failpoint.Here(failpoint.SourcePrepared)
+		err = s.opts.Canceller.commit()
+	}
+	if err != nil {
+		if cause := context.Cause(cancellable); cause != nil && !errors.Is(err, cause) {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
 		return s.abort(ctx, err)
 	}
 	other.link, other.hello = s.link, s.hello
@@ -267,8 +284,12 @@ func (s *source) plan(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.lanes, err = newLanes(ctx, conns, s.opts.Codec, wire.NewPace(s.opts.BytesPerSecond))
-	return err
+	if s.lanes, err = newLanes(ctx, conns, s.opts.Codec, wire.NewPace(s.opts.BytesPerSecond)); err != nil {
+		return err
+	}
+	// Who waits for a slow peer to read ends with the migration.
+	context.AfterFunc(ctx, s.lanes.close)
+	return nil
 }
 
 // ask sends the plan and takes the findings.
@@ -323,6 +344,7 @@ func (s *source) commit(ctx context.Context) error {
 		s.finish(Unresolved, err)
 		return err
 	case outcome == handover.Departed:
+		failpoint.Here(failpoint.SourceDestroyed)
 		// It need not arrive: nothing depends on it.
 		s.link.control.Send(&wire.Destroyed{})
 		s.link.close()

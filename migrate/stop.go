@@ -8,6 +8,7 @@ import (
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
@@ -28,6 +29,7 @@ func (s *source) stop(ctx context.Context) error {
 	stopped, err := s.live.Stop(ctx, checkpoint.Sinks{
 		Stopped: func() {
 			s.enter(State)
+			failpoint.Here(failpoint.SourceStopped)
 			// A failed send shows when the answer is waited for.
 			s.link.control.Send(&wire.Freeze{})
 			if len(s.survey.Network.Links) > 0 {
@@ -58,6 +60,7 @@ func (s *source) stop(ctx context.Context) error {
 		return err
 	}
 	s.enter(Load)
+	failpoint.Here(failpoint.SourceSent)
 	return s.awaitPrepared(ctx, totals)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/migrate/agent"
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
+	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
 	"github.com/sbxmigrate/sbxmigrate/migrate/handover"
 	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
@@ -72,6 +73,7 @@ func (t *target) run(ctx context.Context) error {
 	if err := t.welcome(); err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.TargetWelcomed)
 	m, err := t.session.Control.Receive()
 	if err != nil {
 		return err
@@ -195,6 +197,7 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 	if err := t.startStandby(ctx, plan, bundle, m.Files); err != nil {
 		return refuse(t.session, codeStandby, err)
 	}
+	failpoint.Here(failpoint.TargetStandby)
 	return t.session.Control.Send(&wire.Findings{Findings: findings})
 }
 
@@ -274,6 +277,7 @@ func (t *target) answer(ctx context.Context, m wire.Message) error {
 		if err := t.arrival.standby.Announce(); err != nil {
 			return refuse(t.session, codeStandby, err)
 		}
+		failpoint.Here(failpoint.TargetAnnounced)
 		return t.session.Control.Send(&wire.Announced{})
 	case *wire.Handover:
 		return t.load(ctx, m)
@@ -305,6 +309,7 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	if err := t.handover.Expect(t.session.Attempt(), t.arrival); err != nil {
 		return refuse(t.session, codeLoad, err)
 	}
+	failpoint.Here(failpoint.TargetLoaded)
 	return t.session.Control.Send(&wire.Prepared{Totals: totals, LoadNanoseconds: time.Since(began).Nanoseconds()})
 }
 
@@ -312,6 +317,7 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 // pages: they were there before it was started.
 func (t *target) standing(ctx context.Context, question func(context.Context, attempt.ID, attempt.Epoch) (attempt.Standing, error), epoch attempt.Epoch) error {
 	began := time.Now()
+	failpoint.Here(failpoint.TargetCommitted)
 	id := t.session.Attempt()
 	standing, err := question(ctx, id, epoch)
 	if err != nil {
@@ -333,6 +339,7 @@ func (t *target) standing(ctx context.Context, question func(context.Context, at
 	if err := t.handover.Completed(context.WithoutCancel(ctx), id); err != nil {
 		return err
 	}
+	failpoint.Here(failpoint.TargetComplete)
 	return errors.Join(sayErr, say(attempt.Complete))
 }
 

@@ -87,6 +87,18 @@ func runMigrate(ctx context.Context, c *cli, opts migrateOptions, id, address st
 	if o.OnEvent, err = c.progress(opts.progress); err != nil {
 		return err
 	}
+	steering, err := migrate.Steer(opts.sockets(), id)
+	if err != nil {
+		return err
+	}
+	defer steering.Close()
+	show := o.OnEvent
+	o.Canceller, o.OnEvent = &steering.Canceller, func(e migrate.Event) {
+		steering.Note(e)
+		if show != nil {
+			show(e)
+		}
+	}
 	report, err := migrate.Migrate(ctx, sb, o)
 	keepErr := keepReport(opts.reports(), report)
 	if keepErr != nil {

@@ -89,7 +89,8 @@ func newRootCommand(c *cli) *cobra.Command {
 	add(groupInside, newStateCommand(c), newListCommand(c), newPSCommand(c), newExecCommand(c), newEventsCommand(c),
 		newLogsCommand(c))
 	add(groupMove, newCheckpointCommand(c), newRestoreCommand(c), newPlanCommand(c), newInspectCommand(c),
-		newVerifyCommand(c), newMigrateCommand(c), newAgentCommand(c), newKeyCommand(c), newDemoCommand(c))
+		newVerifyCommand(c), newMigrateCommand(c), newMigrationsCommand(c),
+		newCancelCommand(c), newResolveCommand(c), newReportCommand(c), newAgentCommand(c), newKeyCommand(c), newDemoCommand(c))
 	add(groupAbout, newDoctorCommand(c), newMountsCommand(c), newFeaturesCommand(c), newSpecCommand(c), newCompletionCommand(c),
 		newVersionCommand(c))
 	root.AddCommand(newStandInCommand(c))
