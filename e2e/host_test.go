@@ -20,7 +20,7 @@ import (
 )
 
 // commandLimit bounds every command: none may hang, whatever the sandbox does. It is generous, since CI is slow at times.
-const commandLimit = 2 * time.Minute
+var commandLimit = 2 * time.Minute
 
 // A host stands for one machine: it has its own state directory and its own files. What was checkpointed on one is restored on another.
 type host struct {
@@ -275,7 +275,11 @@ func (h *host) gone(id string) {
 // eventually waits for a condition that comes with time, and fails if it does not come at all.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(20 * time.Millisecond) {
+	limit := time.Minute
+	if *long {
+		limit = 10 * time.Minute
+	}
+	for deadline := time.Now().Add(limit); !condition(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never happened: %s", what)
 		}

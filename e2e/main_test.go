@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
 )
@@ -23,6 +24,9 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if *long {
+		commandLimit = 10 * time.Minute
+	}
 	os.Exit(runAll(m))
 }
 
