@@ -15,7 +15,7 @@ import (
 
 // recoverInterval is how often an agent looks for migrations whose command is
 // gone.
-const recoverInterval = 10 * time.Second
+const recoverInterval = 2 * time.Second
 
 // Recover goes on, until ctx is done, with migrations away from this host whose
 // command has ended: it asks the target how they stand, and resumes or ends the
