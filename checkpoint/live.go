@@ -224,10 +224,14 @@ func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
 		}
 		return err
 	})
+	// A sandbox that never closes its ends must not keep us.
+	release := context.AfterFunc(ctx, func() { closeFiles(ours) })
+	defer release()
 	carry := func(to io.Writer, from *os.File) {
 		group.Go(func() error {
 			defer from.Close()
-			_, err := io.Copy(to, io.LimitReader(from, image.MaxStateBytes))
+			buffer := make([]byte, 256<<10)
+			_, err := io.CopyBuffer(to, struct{ io.Reader }{io.LimitReader(from, image.MaxStateBytes)}, buffer)
 			return err
 		})
 	}
@@ -244,7 +248,7 @@ func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
 		return err
 	})
 	if err := group.Wait(); err != nil {
-		return nil, fmt.Errorf("stop: %w", err)
+		return nil, fmt.Errorf("stop: %w", cause(ctx, err))
 	}
 	out.Committed = &pages.Set{}
 	for _, run := range list.all() {
@@ -267,11 +271,19 @@ func stopPipes(lifeline *os.File) (ours, theirs []*os.File, err error) {
 			}
 			return nil, nil, err
 		}
+		widen(w)
 		ours, theirs = append(ours, r), append(theirs, w)
 	}
 	events := theirs[3]
 	return ours, append(append(theirs[:3:3], lifeline), events), nil
 }
+
+// streamBufferBytes is how much of a kernel's stream may wait in a pipe: usually all of it.
+const streamBufferBytes = 1 << 20
+
+// widen lets whoever writes a kernel's stream not wait for whoever reads it. Where the host does not allow that, it
+// waits.
+func widen(pipe *os.File) { unix.FcntlInt(pipe.Fd(), unix.F_SETPIPE_SZ, streamBufferBytes) }
 
 // readEvents reads the events of a stop, see inside. It returns nil where it is
 // not known what is dirty.

@@ -46,6 +46,9 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string,
 	}
 	pipe := func() *os.File {
 		r, w, err := os.Pipe()
+		if err == nil {
+			widen(w)
+		}
 		return open(w, r, err)
 	}
 	s.State, s.Metadata = pipe(), pipe()
