@@ -24,12 +24,20 @@ const demoAnswers = 1000
 // is on its disk.
 const maxDemoMemoryMiB = 64 << 10
 
+// Ways to move the sandbox.
+const (
+	viaLive  = "live"
+	viaImage = "image"
+)
+
 type demoOptions struct {
+	via       string
 	memoryMiB int
 	json      bool
 }
 
 func (o *demoOptions) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.via, "via", viaLive, "live: migrate while the server works; image: checkpoint, then restore")
 	f.IntVar(&o.memoryMiB, "memory", 64, "`MiB` of keys and values in the server's memory")
 	f.BoolVar(&o.json, "json", false, "print the result as JSON")
 }
@@ -44,8 +52,10 @@ func newDemoCommand(c *cli) *cobra.Command {
 The hosts are network namespaces on a bridge, each with a state directory of its
 own. The server is a key-value store in a sandbox that holds nothing but this
 program. The client stays outside, keeps one connection, and checks every answer.
+The sandbox migrates while the server answers, or goes by way of an image.
 All of it is gone afterwards, also when the demo fails or is interrupted.`,
 		Example: `  sbxmigrate demo
+  sbxmigrate demo --via image
   sbxmigrate demo --memory 1024 --json 2>/dev/null`,
 		Args: exactArgs(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, args []string) error { return runDemo(cmd.Context(), c, opts) },
@@ -58,9 +68,12 @@ func runDemo(ctx context.Context, c *cli, opts demoOptions) error {
 	if opts.memoryMiB < 1 || opts.memoryMiB > maxDemoMemoryMiB {
 		return usageError("--memory is %d, want 1 to %d", opts.memoryMiB, maxDemoMemoryMiB)
 	}
+	if opts.via != viaLive && opts.via != viaImage {
+		return usageError("--via is %q, want live or image", opts.via)
+	}
 	ctx, signals := catchSignals(ctx)
 	defer signals.stop()
-	d := &demo{progress: c.stderr, begun: time.Now(), debug: c.debug, keys: opts.memoryMiB << 20 / demoValueBytes}
+	d := &demo{via: opts.via, progress: c.stderr, begun: time.Now(), debug: c.debug, keys: opts.memoryMiB << 20 / demoValueBytes}
 	result, err := d.run(ctx)
 	err = errors.Join(interruption(ctx, err), d.cleanUp())
 	if err != nil {
@@ -74,6 +87,7 @@ func runDemo(ctx context.Context, c *cli, opts demoOptions) error {
 
 // demo is a demo under way.
 type demo struct {
+	via      string
 	progress io.Writer
 	begun    time.Time
 	debug    bool
@@ -128,7 +142,7 @@ func (d *demo) run(ctx context.Context) (*demoResult, error) {
 		return nil, err
 	}
 	d.step("client: %d requests answered, every answer right", client.answered.Load())
-	target, move, err := d.move(ctx, source.Sandbox, b)
+	target, move, err := d.move(ctx, source.Sandbox, a, b)
 	if err != nil {
 		return nil, interruption(ctx, err) // the client's trouble is the cause
 	}
@@ -185,7 +199,7 @@ func (d *demo) start(ctx context.Context, on *demoHost) (*runningDemo, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, warnings, err := on.state.Create(ctx, sandbox.CreateOptions{ID: on.id, Bundle: on.bundle, Stdio: stdio, Debug: d.debug})
+	s, warnings, err := on.state.Create(ctx, sandbox.CreateOptions{ID: demoSandboxID, Bundle: on.bundle, Stdio: stdio, Debug: d.debug})
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +210,7 @@ func (d *demo) start(ctx context.Context, on *demoHost) (*runningDemo, error) {
 	if err := s.Start(ctx); err != nil {
 		return nil, err
 	}
-	d.step("%s: sandbox %s started", on.name, on.id)
+	d.step("%s: sandbox %s started", on.name, demoSandboxID)
 	if err := output.awaitReady(ctx); err != nil {
 		return nil, err
 	}

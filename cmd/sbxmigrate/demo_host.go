@@ -20,20 +20,26 @@ import (
 // program.
 const demoBinary = "sbxmigrate"
 
+// demoSandboxID names the sandbox, on either host: one that migrates keeps its
+// name.
+const demoSandboxID = "store"
+
 // demoHost is one of the demo's two hosts: what is different between two
 // machines is different between them.
 type demoHost struct {
 	name      string // for people
-	id        string // of the sandbox here
 	namespace *os.File
 	state     sandbox.Root
+	data      dataOptions
 	bundle    *sandbox.Bundle
 }
 
 // newDemoHost makes a host in a new directory dir. The caller closes its
 // namespace.
 func newDemoHost(lab *demoLab, dir, name string, server []string, up bool) (_ *demoHost, err error) {
-	h := &demoHost{name: "host " + name, id: "store-on-" + name, state: sandbox.Root(filepath.Join(dir, "state"))}
+	h := &demoHost{
+		name: "host " + name, state: sandbox.Root(filepath.Join(dir, "state")), data: dataOptions{filepath.Join(dir, "data")},
+	}
 	if h.namespace, err = lab.addHost(up); err != nil {
 		return nil, err
 	}

@@ -2,89 +2,24 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"path/filepath"
 
-	"github.com/sbxmigrate/sbxmigrate/checkpoint"
-	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 )
 
-// demoImageName names the image in the demo's store.
-const demoImageName = "store"
-
-// demoMove says how the sandbox was moved.
+// demoMove says how the sandbox was moved: one of the two.
 type demoMove struct {
-	Save    timedPhases `json:"save"`
-	Restore timedPhases `json:"restore"`
-	// ImageBytes is the size of the image, MemoryBytes that of the memory which
-	// was brought back.
-	ImageBytes  int64 `json:"imageBytes"`
-	MemoryBytes int64 `json:"memoryBytes"`
+	Live  *demoLiveMove  `json:"live,omitempty"`
+	Image *demoImageMove `json:"image,omitempty"`
 }
 
-// move brings the sandbox to another host by way of an image. Whatever it leaves
-// is the demo's to clean up.
-func (d *demo) move(ctx context.Context, from *sandbox.Sandbox, to *demoHost) (*runningDemo, *demoMove, error) {
-	store, err := image.CreateStore(filepath.Join(d.dir, "images"))
-	if err != nil {
-		return nil, nil, err
+// move brings the sandbox from one host to the other. Whatever it leaves is the
+// demo's to clean up.
+func (d *demo) move(ctx context.Context, s *sandbox.Sandbox, from, to *demoHost) (target *runningDemo, move *demoMove, err error) {
+	move = &demoMove{}
+	if d.via == viaImage {
+		target, move.Image, err = d.carry(ctx, s, to)
+	} else {
+		target, move.Live, err = d.migrate(ctx, s, from, to)
 	}
-	saved, err := checkpoint.Save(ctx, from, checkpoint.SaveOptions{Store: store, Name: demoImageName})
-	if err != nil {
-		return nil, nil, err
-	}
-	d.step("host A: sandbox %s saved, and ended", from.ID)
-	img, err := store.Open(ctx, demoImageName, image.OpenOptions{})
-	if err != nil {
-		return nil, nil, err
-	}
-	d.later(img.Close)
-	target, report, err := d.restore(ctx, img, to)
-	if err != nil {
-		return nil, nil, err
-	}
-	return target, &demoMove{
-		Save: sumPhases(saved.Phases), Restore: sumPhases(report.Phases),
-		ImageBytes: img.Stats().TotalBytes, MemoryBytes: report.BytesPlaced,
-	}, nil
-}
-
-// restore makes a sandbox out of the image on a host, and returns when all of
-// its memory is there.
-func (d *demo) restore(ctx context.Context, img *image.Image, to *demoHost) (*runningDemo, *checkpoint.RestoreReport, error) {
-	output, stdio, err := openServerOutput()
-	if err != nil {
-		return nil, nil, err
-	}
-	restoring, err := checkpoint.Restore(ctx, to.state, checkpoint.RestoreOptions{
-		PlanOptions: checkpoint.PlanOptions{Image: img, Bundle: to.bundle},
-		Create:      sandbox.CreateOptions{ID: to.id, Stdio: stdio, Debug: d.debug},
-		From:        demoImageName,
-	})
-	if err != nil {
-		closeAll(stdio)
-		return nil, nil, err
-	}
-	var report *checkpoint.RestoreReport
-	var failure error
-	arrived := make(chan struct{})
-	go func() {
-		defer close(arrived)
-		report, failure = restoring.Wait()
-	}()
-	// The image is read until all has arrived, or the sandbox is gone.
-	d.later(func() error { <-arrived; return nil })
-	d.laterDelete(restoring.Sandbox)
-	d.step("%s: sandbox %s restored, its memory follows", to.name, to.id)
-	select {
-	case <-arrived:
-		if failure != nil {
-			return nil, nil, failure
-		}
-		d.step("%s: all memory is there", to.name)
-		return &runningDemo{restoring.Sandbox, output}, report, nil
-	case <-ctx.Done():
-		return nil, nil, fmt.Errorf("restore memory: %w", context.Cause(ctx))
-	}
+	return target, move, err
 }

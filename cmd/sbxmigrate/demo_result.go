@@ -27,18 +27,24 @@ type demoResult struct {
 // print shows the result to people.
 func (r *demoResult) print(w io.Writer) error {
 	var b strings.Builder
-	r.Move.Save.print(&b, "save")
-	r.Move.Restore.print(&b, "restore")
-	row := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%-14s"+format+"\n", append([]any{name}, args...)...)
+	note := ""
+	if r.Move.Live != nil {
+		r.Move.Live.print(&b)
+	} else {
+		r.Move.Image.print(&b)
+		note = ", TCP's wait before it tries again included"
 	}
-	row("image", "%s, for %s of memory", bytesText(uint64(r.Move.ImageBytes)), bytesText(uint64(r.Move.MemoryBytes)))
-	row("longest gap", "%s between two answers, TCP's wait before it tries again included", milliseconds(time.Duration(r.LongestGapNanos)))
-	row("requests", "%d answered over one connection, %d errors", r.Answers, r.Errors)
-	row("keys", "%d, digest of all equal on host B", r.Keys)
+	demoRow(&b, "longest gap", "%s between two answers%s", milliseconds(time.Duration(r.LongestGapNanos)), note)
+	demoRow(&b, "requests", "%d answered over one connection, %d errors", r.Answers, r.Errors)
+	demoRow(&b, "keys", "%d, digest of all equal on host B", r.Keys)
 	b.WriteString("\nSUCCESS: the sandbox went from host A to host B, and its client's connection with it\n")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// demoRow is one line of the result.
+func demoRow(b *strings.Builder, name, format string, args ...any) {
+	fmt.Fprintf(b, "%-14s"+format+"\n", append([]any{name}, args...)...)
 }
 
 // timedPhases are the phases of an operation with their sum.

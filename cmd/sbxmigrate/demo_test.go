@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/migrate"
 )
 
 // A demoRun is a demo with a copy of the program and a temporary directory of
@@ -115,9 +117,11 @@ func (r *demoRun) processes() (found []string) {
 	return found
 }
 
-func TestDemo(t *testing.T) {
-	t.Parallel()
-	r := newDemoRun(t, "--json")
+// finishedDemo runs a demo that must end well and leave nothing, and returns its
+// result.
+func finishedDemo(t *testing.T, args ...string) demoResult {
+	t.Helper()
+	r := newDemoRun(t, append(args, "--json")...)
 	if status := r.finish(func(string) {}); status != 0 {
 		t.Fatalf("exit status %d, want 0", status)
 	}
@@ -132,50 +136,102 @@ func TestDemo(t *testing.T) {
 	if result.Answers < 2*demoAnswers || result.Errors != 0 {
 		t.Errorf("%d answers and %d errors, want %d and none at least", result.Answers, result.Errors, 2*demoAnswers)
 	}
-	if result.Move.MemoryBytes < 8<<20 || result.Move.ImageBytes < 4<<20 {
-		t.Errorf("moved %d bytes in an image of %d: what the server holds is more", result.Move.MemoryBytes, result.Move.ImageBytes)
+	if result.LongestGapNanos <= 0 {
+		t.Error("no gap between answers was measured")
 	}
-	for name, operation := range map[string]timedPhases{"save": result.Move.Save, "restore": result.Move.Restore} {
+	return result
+}
+
+func TestDemoLive(t *testing.T) {
+	t.Parallel()
+	move := finishedDemo(t).Move
+	if move.Live == nil || move.Image != nil {
+		t.Fatalf("moved otherwise than live: %+v", move)
+	}
+	report := move.Live.Report
+	if err := report.Check(); err != nil {
+		t.Error(err)
+	}
+	if report.Outcome != migrate.Done || report.Mode != string(migrate.PreCopy) {
+		t.Errorf("outcome %s by %s, want %s by %s", report.Outcome, report.Mode, migrate.Done, migrate.PreCopy)
+	}
+	if report.PagesCommitted*demoPageBytes < 8<<20 || report.WireBytes < 4<<20 {
+		t.Errorf("%d pages in %d bytes: what the server holds is more", report.PagesCommitted, report.WireBytes)
+	}
+	if len(report.Rounds) < 2 || report.Rounds[0].PagesSent*demoPageBytes < 8<<20 {
+		t.Errorf("memory did not go in rounds: %+v", report.Rounds)
+	}
+	if report.Downtime <= 0 || report.Downtime >= report.Total {
+		t.Errorf("downtime is %d ns of %d", report.Downtime, report.Total)
+	}
+}
+
+func TestDemoImage(t *testing.T) {
+	t.Parallel()
+	all := finishedDemo(t, "--via", viaImage).Move
+	if all.Image == nil || all.Live != nil {
+		t.Fatalf("moved otherwise than by an image: %+v", all)
+	}
+	move := all.Image
+	if move.MemoryBytes < 8<<20 || move.ImageBytes < 4<<20 {
+		t.Errorf("moved %d bytes in an image of %d: what the server holds is more", move.MemoryBytes, move.ImageBytes)
+	}
+	for name, operation := range map[string]timedPhases{"save": move.Save, "restore": move.Restore} {
 		if sum := operation.Phases.Total().Nanoseconds(); sum != operation.TotalNanos || len(operation.Phases) < 3 {
 			t.Errorf("%s: phases sum to %d, total is %d: %v", name, sum, operation.TotalNanos, operation.Phases)
 		}
 	}
-	if result.LongestGapNanos <= 0 {
-		t.Error("no gap between answers was measured")
-	}
 }
 
 func TestDemoSaysSuccessLast(t *testing.T) {
-	t.Parallel()
-	r := newDemoRun(t)
-	if status := r.finish(func(string) {}); status != 0 {
-		t.Fatalf("exit status %d, want 0", status)
+	for _, via := range []string{viaLive, viaImage} {
+		t.Run(via, func(t *testing.T) {
+			t.Parallel()
+			r := newDemoRun(t, "--via", via)
+			if status := r.finish(func(string) {}); status != 0 {
+				t.Fatalf("exit status %d, want 0", status)
+			}
+			lines := strings.Split(strings.TrimSpace(r.stdout.String()), "\n")
+			if last := lines[len(lines)-1]; !strings.HasPrefix(last, "SUCCESS: ") {
+				t.Errorf("the last line is %q", last)
+			}
+			r.checkNothingLeft()
+		})
 	}
-	lines := strings.Split(strings.TrimSpace(r.stdout.String()), "\n")
-	if last := lines[len(lines)-1]; !strings.HasPrefix(last, "SUCCESS: ") {
-		t.Errorf("the last line is %q", last)
+}
+
+func TestDemoRefusesOtherWays(t *testing.T) {
+	t.Parallel()
+	r := newDemoRun(t, "--via", "pigeon")
+	if status := r.finish(func(string) {}); status == 0 {
+		t.Error("exit status 0, want a failure")
 	}
 	r.checkNothingLeft()
 }
 
 // Wherever the demo is interrupted, it cleans up.
 func TestDemoInterrupted(t *testing.T) {
-	for _, at := range []string{
-		"two hosts", "sandbox store-on-A started", "and listens", "connected from outside", "every answer right",
-		"store-on-A saved", "store-on-B restored", "all memory is there", "over the same connection",
+	for via, points := range map[string][]string{
+		viaLive: {
+			"two hosts", "store started", "and listens", "connected from outside", "every answer right", "agent listens",
+			"memory goes to host B", "stands still", "has all of its memory", "handed over", "runs here now", "over the same connection",
+		},
+		viaImage: {"store saved", "store restored", "all memory is there"},
 	} {
-		t.Run(strings.ReplaceAll(at, " ", "-"), func(t *testing.T) {
-			t.Parallel()
-			r := newDemoRun(t)
-			status := r.finish(r.interruptAt(at, unix.SIGINT))
-			if want := 130; status != want {
-				t.Errorf("exit status %d, want %d", status, want)
-			}
-			if r.stdout.Len() > 0 {
-				t.Errorf("printed a result: %s", &r.stdout)
-			}
-			r.checkNothingLeft()
-		})
+		for _, at := range points {
+			t.Run(via+"/"+strings.ReplaceAll(at, " ", "-"), func(t *testing.T) {
+				t.Parallel()
+				r := newDemoRun(t, "--via", via)
+				status := r.finish(r.interruptAt(at, unix.SIGINT))
+				if want := 130; status != want {
+					t.Errorf("exit status %d, want %d", status, want)
+				}
+				if r.stdout.Len() > 0 {
+					t.Errorf("printed a result: %s", &r.stdout)
+				}
+				r.checkNothingLeft()
+			})
+		}
 	}
 }
 
@@ -195,7 +251,7 @@ func (r *demoRun) interruptAt(what string, signal unix.Signal) func(line string)
 // A disk that is full in the middle of the checkpoint fails the demo, which
 // cleans up all the same.
 func TestDemoOnFullDisk(t *testing.T) {
-	r := newDemoRun(t, "--memory", "64")
+	r := newDemoRun(t, "--memory", "64", "--via", viaImage)
 	self, err := os.Stat(r.binary)
 	if err != nil {
 		t.Fatal(err)
@@ -226,30 +282,43 @@ func TestDemoOnFullDisk(t *testing.T) {
 	r.checkNothingLeft()
 }
 
-// A sandbox that dies while its client is connected fails the demo.
+// A sandbox that dies while its client is connected fails the demo, on either
+// host.
 func TestDemoWhoseSandboxDies(t *testing.T) {
-	t.Parallel()
-	r := newDemoRun(t)
-	status := r.finish(func(line string) {
-		if !strings.Contains(line, "connected from outside") {
-			return
-		}
-		for _, process := range r.processes() {
-			command, err := os.ReadFile(process + "/cmdline")
-			if errors.Is(err, fs.ErrNotExist) || !bytes.Contains(command, []byte("sandbox-boot\x00store-on-A")) {
-				continue
+	for _, at := range []string{"connected from outside", "memory goes to host B", "runs here now"} {
+		t.Run(strings.ReplaceAll(at, " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			r := newDemoRun(t)
+			status := r.finish(func(line string) {
+				if strings.Contains(line, at) {
+					r.killSandboxes()
+				}
+			})
+			if status == 0 {
+				t.Error("exit status 0, want a failure")
 			}
-			var pid int
-			if _, err := fmt.Sscanf(process, "/proc/%d", &pid); err != nil {
-				t.Fatal(err)
+			if r.stdout.Len() > 0 {
+				t.Errorf("printed a result: %s", &r.stdout)
 			}
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-				t.Error(err)
-			}
-		}
-	})
-	if status == 0 {
-		t.Error("exit status 0, want a failure")
+			r.checkNothingLeft()
+		})
 	}
-	r.checkNothingLeft()
+}
+
+// killSandboxes kills the demo's sandbox processes, on both hosts.
+func (r *demoRun) killSandboxes() {
+	r.t.Helper()
+	for _, process := range r.processes() {
+		command, err := os.ReadFile(process + "/cmdline")
+		if errors.Is(err, fs.ErrNotExist) || !bytes.Contains(command, []byte("sandbox-boot\x00"+demoSandboxID)) {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscanf(process, "/proc/%d", &pid); err != nil {
+			r.t.Fatal(err)
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			r.t.Error(err)
+		}
+	}
 }
