@@ -79,6 +79,9 @@ func (l *pageList) add(run image.Run) {
 }
 
 func (l *pageList) addInline(run image.Run, in io.Reader) error {
+	if n := len(l.inline); n > 0 && run.First < l.inline[n-1].run.First+l.inline[n-1].run.Count {
+		return fmt.Errorf("%w: inline pages from %d come a second time", ErrSandbox, run.First)
+	}
 	if (run.First+run.Count)*image.PageBytes > inside.InlineBytes {
 		return fmt.Errorf("%w: page range of %d pages from %d lies across %d bytes", ErrSandbox, run.Count, run.First, inside.InlineBytes)
 	}

@@ -89,7 +89,8 @@ func survey(ctx context.Context, client *control.Client) (*inside.Survey, error)
 }
 
 // Save writes a sandbox into an image. On an error the sandbox goes on as
-// before and there is no image.
+// before and there is no image; only an error in ending the sandbox leaves the
+// image, which is complete then.
 func Save(ctx context.Context, sb *sandbox.Sandbox, opts SaveOptions) (*SaveReport, error) {
 	client, err := sb.Dial(ctx)
 	if err != nil {
@@ -126,7 +127,8 @@ type saving struct {
 	clock  *stopwatch
 	report SaveReport
 	// memoryBytes is the size of the memory file up to its last saved page.
-	memoryBytes uint64
+	memoryBytes     uint64
+	stoppedUnixNano int64
 }
 
 func (s *saving) run(ctx context.Context) error {
@@ -145,13 +147,13 @@ func (s *saving) run(ctx context.Context) error {
 		}
 		s.clock.lap("rounds")
 	}
-	lifeline, theirs, err := os.Pipe()
+	lifeline, hold, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	// Whatever happens from here on, closing our end makes the sandbox go on,
 	// unless it was disarmed.
-	defer theirs.Close()
+	defer hold.Close()
 	pages, err := s.stop(ctx, lifeline)
 	if err != nil {
 		return err
@@ -223,6 +225,9 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File) (*pageList, error)
 		}
 		return err
 	})
+	// A sandbox that never closes its ends must not keep us.
+	release := context.AfterFunc(ctx, func() { closeFiles(streams) })
+	defer release()
 	group.Go(func() (err error) {
 		s.report.StateBytes, err = s.store(stateKernel, streams[0])
 		return err
@@ -237,14 +242,31 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File) (*pageList, error)
 		return err
 	})
 	if err := group.Wait(); err != nil {
-		return nil, fmt.Errorf("stop: %w", err)
+		return nil, fmt.Errorf("stop: %w", cause(ctx, err))
 	}
-	s.report.StoppedNanos = result.StoppedUnixNano
+	s.stoppedUnixNano = result.StoppedUnixNano
+	// An exec may have come since the survey.
+	s.survey.Sessions, s.survey.Terminal = result.Sessions, result.Terminal
 	for _, run := range pages.all() {
 		s.report.PagesCommitted += run.Count
 		s.memoryBytes = max(s.memoryBytes, (run.First+run.Count)*image.PageBytes)
 	}
 	return pages, nil
+}
+
+// cause is why a stop failed: the first reason, and not that the others were
+// cut off because of it.
+func cause(ctx context.Context, err error) error {
+	if errors.Is(err, os.ErrClosed) && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }
 
 // openStreams returns our ends of three pipes, and what the sandbox is to be
@@ -281,22 +303,22 @@ func (s *saving) resumeThenCommit(ctx context.Context) error {
 	if err := s.call(ctx, inside.MethodResume); err != nil {
 		return fmt.Errorf("resume: %w", err)
 	}
-	s.report.StoppedNanos = time.Now().UnixNano() - s.report.StoppedNanos
+	s.report.StoppedNanos = time.Now().UnixNano() - s.stoppedUnixNano
 	s.clock.lap("resume")
 	return s.commit()
 }
 
 // commitThenEnd ends the sandbox once its image is durable.
 func (s *saving) commitThenEnd(ctx context.Context) error {
-	s.report.StoppedNanos = 0
 	if err := s.commit(); err != nil {
 		return err
 	}
-	if err := s.call(ctx, inside.MethodDisarm); err != nil {
-		return fmt.Errorf("end: the image is complete, but the sandbox may run on: %w", err)
-	}
+	// The image lives now: two of one sandbox must not, whoever gives up
+	// waiting, and whatever the kernel answers.
+	ctx = context.WithoutCancel(ctx)
+	disarmErr := s.call(ctx, inside.MethodDisarm)
 	if err := s.sb.End(ctx); err != nil {
-		return err
+		return fmt.Errorf("the image is complete, but the sandbox may run on: %w", errors.Join(disarmErr, err))
 	}
 	s.clock.lap("end")
 	return nil

@@ -11,7 +11,7 @@
 //	control.sock  the sandbox process's control socket (package control)
 //	exit.json     boot.ExitRecord, written when the container has ended
 //	sandbox.log   log of both processes
-//	lock          held while a command changes the sandbox
+//	lock          held while a command starts or deletes the sandbox
 //
 // The directory is the truth about existence; the processes are the truth
 // about life. A process is named by PID and start time, so that a PID that

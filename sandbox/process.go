@@ -33,10 +33,19 @@ func (p Process) Alive() bool {
 
 // kill ends the process if it is still the one that p names.
 func (p Process) kill() error {
+	// The descriptor names one process; the check after it says which.
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", p.PID, err)
+	}
+	defer unix.Close(fd)
 	if !p.Alive() {
 		return nil
 	}
-	if err := unix.Kill(p.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", p.PID, err)
 	}
 	return nil

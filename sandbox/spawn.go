@@ -83,6 +83,7 @@ func (c *child) waitReady(ctx context.Context) (*boot.Report, error) {
 	}
 	var report boot.Report
 	if err := json.Unmarshal(data, &report); err != nil {
+		c.cmd.Process.Kill() // it may be there still, and say nonsense
 		c.cmd.Wait()
 		return nil, fmt.Errorf("%w: it ended without a word (%s), see its log", ErrBoot, c.cmd.ProcessState)
 	}

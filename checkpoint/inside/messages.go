@@ -89,6 +89,9 @@ type SaveResult struct {
 	SaveNanos  int64 `json:"saveNanos"`
 	// StoppedUnixNano is when the first task was asked to stop.
 	StoppedUnixNano int64 `json:"stoppedUnixNano"`
+	// Sessions and Terminal are those that the saved kernel has.
+	Sessions []boot.Session      `json:"sessions"`
+	Terminal *boot.TerminalState `json:"terminal,omitempty"`
 }
 
 // What goes through the file for page ranges: records of RangeBytes, a first

@@ -34,7 +34,12 @@ type stop struct {
 	from      boot.Phase // the phase to go back to
 	lifeline  *os.File
 	gcPercent int
+	gone      chan struct{} // closed when lifeline has ended
+
+	// Guarded by Checkpoint.mu.
 	armed     bool // the end of lifeline resumes
+	saving    bool // Save is not done: only it may resume
+	abandoned bool // lifeline has ended meanwhile
 }
 
 // Survey describes the sandbox without stopping it.
@@ -105,9 +110,9 @@ func (c *Checkpoint) Save(in *SaveArgs, out *SaveResult) error {
 		ranges.Close()
 	}
 	start := time.Now()
-	if err := c.begin(lifeline); err != nil {
+	st, err := c.begin(lifeline)
+	if err != nil {
 		closeStreams()
-		lifeline.Close()
 		return err
 	}
 	paused := time.Now()
@@ -120,65 +125,134 @@ func (c *Checkpoint) Save(in *SaveArgs, out *SaveResult) error {
 	// SaveTo takes ownership of all three streams. With resume true the
 	// kernel stays able to go on.
 	err = k.SaveTo(k.SupervisorContext(), newBufferedFile(state), newBufferedFile(metadata), references, false, true)
-	if err != nil {
-		c.resume()
-		return fmt.Errorf("save kernel: %w", err)
+	if err := c.saved(st, err); err != nil {
+		return err
 	}
 	out.PauseNanos = paused.Sub(start).Nanoseconds()
 	out.SaveNanos = time.Since(paused).Nanoseconds()
 	out.StoppedUnixNano = start.UnixNano()
+	// What the kernel refers to now, which is what it was saved with.
+	out.Sessions, out.Terminal = c.s.Sessions(), c.s.Terminal()
 	return nil
 }
 
-// begin pauses the tasks, shuts the gates and watches the lifeline.
-func (c *Checkpoint) begin(lifeline *os.File) error {
+// begin pauses the tasks, shuts the gates and watches the lifeline, which it
+// owns from then on.
+func (c *Checkpoint) begin(lifeline *os.File) (*stop, error) {
+	st, err := c.claim(lifeline)
+	if err != nil {
+		lifeline.Close()
+		return nil, err
+	}
+	go c.watch(st)
+	if err := c.pause(st); err != nil {
+		return nil, err
+	}
+	c.s.Kernel().ReceiveTaskStates()
+	network.Quiesce(c.s.Network())
+	return st, nil
+}
+
+// claim makes a stop the one under way.
+func (c *Checkpoint) claim(lifeline *os.File) (*stop, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stop != nil {
-		return errors.New("a checkpoint is already under way")
+		return nil, errors.New("a checkpoint is already under way")
 	}
 	from := boot.PhaseRunning
 	if !c.s.Enter(boot.PhaseRunning, boot.PhaseSaving) {
 		from = boot.PhasePaused
 		if !c.s.Enter(boot.PhasePaused, boot.PhaseSaving) {
-			return fmt.Errorf("cannot checkpoint: container is %s, want running or paused", c.s.Phase())
+			return nil, fmt.Errorf("cannot checkpoint: container is %s, want running or paused, and no exec that is just starting", c.s.Phase())
 		}
 	}
 	// A collection in the stop would lengthen it.
-	c.stop = &stop{from: from, lifeline: lifeline, gcPercent: debug.SetGCPercent(-1), armed: true}
+	c.stop = &stop{
+		from: from, lifeline: lifeline, gcPercent: debug.SetGCPercent(-1),
+		armed: true, saving: true, gone: make(chan struct{}),
+	}
+	return c.stop, nil
+}
+
+// pause stops the tasks. One that never stops would hold up all others for
+// ever; so when the pager has waited long enough and gone away, they go on.
+func (c *Checkpoint) pause(st *stop) error {
 	k := c.s.Kernel()
-	k.Pause()
-	k.ReceiveTaskStates()
-	network.Quiesce(c.s.Network())
-	go c.watch(c.stop)
+	stopped := make(chan struct{})
+	go func() {
+		k.Pause()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+		return nil
+	case <-st.gone:
+	}
+	for !k.IsPaused() { // Unpause must not overtake the Pause that it undoes
+		time.Sleep(time.Millisecond)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stop = nil
+	c.s.Enter(boot.PhaseSaving, st.from)
+	k.Unpause()
+	debug.SetGCPercent(st.gcPercent)
+	st.lifeline.Close()
+	return errors.New("tasks did not stop: one may be stuck in the kernel")
+}
+
+// saved ends the part of a stop in which the kernel is being encoded, and with
+// it nobody else may resume.
+func (c *Checkpoint) saved(st *stop, saveErr error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st.saving = false
+	switch {
+	case saveErr != nil:
+		c.resumeLocked(st)
+		return fmt.Errorf("save kernel: %w", saveErr)
+	case st.abandoned:
+		c.resumeLocked(st)
+		return errors.New("the pager went away")
+	}
 	return nil
 }
 
 // watch resumes the sandbox when the pager has gone away in the middle of st.
 func (c *Checkpoint) watch(st *stop) {
 	io.ReadFull(st.lifeline, make([]byte, 1)) // nothing is ever written
+	close(st.gone)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.stop == st && st.armed {
-		c.resumeLocked()
+	switch {
+	case c.stop != st || !st.armed:
+	case st.saving:
+		st.abandoned = true
+	default:
+		c.resumeLocked(st)
 	}
 }
 
 // Resume lets the tasks go on after a Save.
-func (c *Checkpoint) Resume(*control.None, *control.None) error { return c.resume() }
-
-func (c *Checkpoint) resume() error {
+func (c *Checkpoint) Resume(*control.None, *control.None) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.resumeLocked()
+	switch {
+	case c.stop == nil:
+		return errors.New("no checkpoint is under way")
+	case c.stop.saving:
+		return errors.New("the kernel is just being saved")
+	}
+	c.resumeLocked(c.stop)
+	return nil
 }
 
+// resumeLocked ends st, which must be the stop under way, with its tasks
+// paused.
+//
 // Preconditions: c.mu is held.
-func (c *Checkpoint) resumeLocked() error {
-	st := c.stop
-	if st == nil {
-		return errors.New("no checkpoint is under way")
-	}
+func (c *Checkpoint) resumeLocked(st *stop) {
 	c.stop = nil
 	k := c.s.Kernel()
 	k.BeforeResume(k.SupervisorContext())
@@ -187,7 +261,6 @@ func (c *Checkpoint) resumeLocked() error {
 	network.Resume(c.s.Network())
 	debug.SetGCPercent(st.gcPercent)
 	st.lifeline.Close()
-	return nil
 }
 
 // Disarm keeps the tasks stopped even when the pager goes away: the saved
@@ -195,7 +268,7 @@ func (c *Checkpoint) resumeLocked() error {
 func (c *Checkpoint) Disarm(*control.None, *control.None) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.stop == nil {
+	if c.stop == nil || c.stop.saving {
 		return errors.New("no checkpoint is under way")
 	}
 	c.stop.armed = false

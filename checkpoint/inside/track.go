@@ -112,12 +112,17 @@ func (c *Checkpoint) Release(in *ReleaseArgs, _ *control.None) error {
 	if c.stop == nil {
 		return nil
 	}
+	if c.stop.saving {
+		c.stop.abandoned = true // Save resumes when it is done
+		return nil
+	}
 	if _, gates := c.s.Network(); in.Announce {
 		if err := gates.Announce(); err != nil {
 			log.Warningf("announce addresses: %v", err)
 		}
 	}
-	return c.resumeLocked()
+	c.resumeLocked(c.stop)
+	return nil
 }
 
 // Frames returns the frames that the shut gates have held since the last call,

@@ -26,9 +26,9 @@
 //
 // # Locks
 //
-// Lifecycle.mu guards the phase and the process table; it is never held while
-// the kernel is paused, waited for or asked to stop. Status takes no lock of
-// the kernel.
+// Sandbox.execMu → Sandbox.mu → streams.mu. None is held while the kernel is
+// paused, waited for or asked to stop, but execMu, shared, while an exec changes
+// the kernel. The phase is atomic; Status takes no lock at all.
 //
 // Package boot does not save or load by itself: both are handed to it (Hooks)
 // by the command that knows package checkpoint.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/user"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
@@ -17,6 +16,8 @@ import (
 // PID there. Its streams are as restorable as the container's own, under a
 // session name of their own: a restored kernel finds them leading nowhere.
 func (s *Sandbox) exec(in *control.ExecArgs) (kernel.ThreadID, error) {
+	s.execMu.RLock()
+	defer s.execMu.RUnlock()
 	if phase := s.Phase(); phase != PhaseRunning {
 		return 0, fmt.Errorf("cannot exec: container is %s, want %s", phase, PhaseRunning)
 	}
@@ -61,13 +62,13 @@ func (s *Sandbox) execIn(args *kernel.CreateProcessArgs, in *control.ExecArgs, s
 	if err != nil {
 		return 0, fmt.Errorf("find %q in the container: %w", args.Argv[0], err)
 	}
-	session := s.newSession(sessionFDs(&in.Process, stdio, len(in.Files)))
+	session := s.newSession()
 	// The call closes its own files when it returns; the streams own copies.
 	files, err := copyFiles(in.Files)
 	if err != nil {
 		return 0, err
 	}
-	table, tty, err := s.importStreams(args, session.Name, files[:stdio], files[stdio:], in.Process.Terminal)
+	table, tty, err := s.importStreams(args, session, files[:stdio], files[stdio:], in.Process.Terminal)
 	if err != nil {
 		return 0, err
 	}
@@ -81,7 +82,7 @@ func (s *Sandbox) execIn(args *kernel.CreateProcessArgs, in *control.ExecArgs, s
 	if err != nil {
 		return 0, fmt.Errorf("execute %q: %w", args.Filename, err)
 	}
-	s.remember(int32(pid), execed{tg, session.Name})
+	s.remember(int32(pid), execed{tg, session})
 	s.kernel.StartProcess(tg)
 	return pid, nil
 }
@@ -111,19 +112,6 @@ func (s *Sandbox) forget(pid int32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.execs, pid)
-}
-
-// sessionFDs lists the descriptor numbers that an exec's files get inside.
-func sessionFDs(p *specs.Process, stdio, files int) []int {
-	fds := make([]int, 0, files)
-	for i := range files {
-		n := i
-		if p.Terminal && i >= stdio {
-			n = 3 + i - stdio
-		}
-		fds = append(fds, n)
-	}
-	return fds
 }
 
 // copyFiles duplicates files; the copies belong to the caller.

@@ -32,8 +32,13 @@ func (l *Lifecycle) Start(*control.None, *control.None) error {
 // kernel.
 func (l *Lifecycle) Status(_ *control.None, out *control.Status) error {
 	phase := l.s.Phase()
-	if phase == PhaseSaving {
-		phase = PhasePaused // what the runtime specification calls it
+	switch phase {
+	case PhaseSaving:
+		phase = PhasePaused // what runc calls it
+	case phasePausing:
+		phase = PhaseRunning
+	case phaseStarting:
+		phase = PhaseCreated
 	}
 	out.Status = string(phase)
 	return nil
@@ -80,10 +85,11 @@ func (l *Lifecycle) Signal(in *control.SignalArgs, _ *control.None) error {
 
 // Pause stops all tasks where they are.
 func (l *Lifecycle) Pause(*control.None, *control.None) error {
-	if !l.s.Enter(PhaseRunning, PhasePaused) {
+	if !l.s.Enter(PhaseRunning, phasePausing) {
 		return fmt.Errorf("cannot pause: container is %s, want %s", l.s.Phase(), PhaseRunning)
 	}
 	l.s.kernel.Pause()
+	l.s.Enter(phasePausing, PhasePaused)
 	return nil
 }
 
@@ -147,7 +153,7 @@ func (l *Lifecycle) Stats(_ *control.None, out *control.Stats) error {
 // start lets the tasks run, and arranges for ended to be closed when the
 // container's first process is gone.
 func (s *Sandbox) start() error {
-	if !s.Enter(PhaseCreated, PhaseRunning) {
+	if !s.Enter(PhaseCreated, phaseStarting) {
 		return fmt.Errorf("cannot start: container is %s, want %s", s.Phase(), PhaseCreated)
 	}
 	if err := s.kernel.Start(); err != nil {
@@ -162,6 +168,7 @@ func (s *Sandbox) start() error {
 		}
 		network.Resume(stack, gates)
 	}
+	s.Enter(phaseStarting, PhaseRunning)
 	go func() {
 		s.kernel.GlobalInit().WaitExited()
 		stopped := PhaseStopped

@@ -5,6 +5,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/fd"
@@ -40,8 +41,11 @@ type Sandbox struct {
 	// terminalFD is the container's terminal on the host, -1 if it has none.
 	terminalFD int
 
+	// execMu is held shared while an exec changes the kernel; a save excludes it.
+	execMu sync.RWMutex
+
 	mu       sync.Mutex
-	sessions []Session // every session that the kernel may still refer to; guarded by mu
+	lastExec int // guarded by mu
 	// execs are the processes that exec started and nobody has waited for yet, by
 	// PID. Guarded by mu.
 	execs map[int32]execed
@@ -54,6 +58,9 @@ type execed struct {
 	session string
 }
 
+// execPatience is how long a save waits for an exec that is being started.
+const execPatience = 5 * time.Second
+
 // Phase is where a sandbox is in its life.
 type Phase string
 
@@ -64,6 +71,10 @@ const (
 	PhasePaused  Phase = "paused"
 	PhaseSaving  Phase = "saving" // stopped for a checkpoint or a migration
 	PhaseStopped Phase = "stopped"
+
+	// On the way from one to the next: nothing else may begin.
+	phaseStarting Phase = "starting"
+	phasePausing  Phase = "pausing"
 )
 
 // Kernel returns the sandbox's kernel.
@@ -89,19 +100,23 @@ func (s *Sandbox) BootedNetwork() *network.Identity { return s.cfg.Network }
 // Phase returns where the sandbox is in its life.
 func (s *Sandbox) Phase() Phase { return *s.phase.Load() }
 
-// Enter moves from one phase to another and reports whether from was the
-// phase.
+// Enter moves from one phase to another and reports whether it did: whether
+// from was the phase, and, for PhaseSaving, no exec is just being started.
 func (s *Sandbox) Enter(from, to Phase) bool {
+	if to == PhaseSaving {
+		for deadline := time.Now().Add(execPatience); !s.execMu.TryLock(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				return false
+			}
+		}
+		defer s.execMu.Unlock()
+	}
 	now := s.phase.Load()
 	return *now == from && s.phase.CompareAndSwap(now, &to)
 }
 
 // Sessions returns the host streams that the kernel refers to.
-func (s *Sandbox) Sessions() []Session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]Session(nil), s.sessions...)
-}
+func (s *Sandbox) Sessions() []Session { return s.streams.sessions() }
 
 // Terminal returns the state of the container's terminal, nil if it has none.
 func (s *Sandbox) Terminal() *TerminalState {
@@ -111,13 +126,13 @@ func (s *Sandbox) Terminal() *TerminalState {
 	return readTerminal(s.terminalFD)
 }
 
-// newSession names the streams of one more exec.
-func (s *Sandbox) newSession(fds []int) Session {
+// newSession returns the name for the streams of one more exec. No two in a
+// kernel's whole life have the same.
+func (s *Sandbox) newSession() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session := Session{Name: execSession(len(s.sessions)), FDs: fds}
-	s.sessions = append(s.sessions, session)
-	return session
+	s.lastExec++
+	return execSession(s.lastExec)
 }
 
 // build makes a new kernel with the container's first process in it, not yet
@@ -186,7 +201,6 @@ func (s *Sandbox) createFirstProcess(args *kernel.CreateProcessArgs, files *File
 	if tty != nil {
 		args.TTY = tty
 	}
-	s.sessions = []Session{containerSession(len(files.Stdio), len(files.Preserved))}
 
 	args.Envv, err = user.MaybeAddExecUserHome(ctx, args.MountNamespace, args.Credentials.RealKUID, args.Envv)
 	if err != nil {
@@ -232,6 +246,9 @@ func (s *Sandbox) importStreams(args *kernel.CreateProcessArgs, session string, 
 			return nil, nil, err
 		}
 		hostFDs[n] = fd.New(hostFD)
+		if err := s.streams.hold(session, n, hostFD); err != nil {
+			return nil, nil, err
+		}
 	}
 	if terminal {
 		// One terminal serves all three; the copies only have to exist.
@@ -315,7 +332,7 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 	if err != nil {
 		return err
 	}
-	s.sessions = restore.Sessions
+	s.lastExec = lastExec(restore.Sessions)
 	gofer, err := releaseAll(files.Gofer)
 	if err != nil {
 		return err

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +25,9 @@ type Session struct {
 }
 
 // execSession names the streams of the n-th exec in a sandbox's whole life.
-func execSession(n int) string { return fmt.Sprintf("%s/exec/%d", RootContainer, n) }
+func execSession(n int) string { return fmt.Sprintf(execSessionFormat, n) }
+
+const execSessionFormat = RootContainer + "/exec/%d"
 
 // streams hands host files to the guest. Where the kernel cannot use a file as
 // it is, it gets a pipe and the bytes are carried between the two here:
@@ -36,6 +40,7 @@ type streams struct {
 	mu sync.Mutex
 	// pumps drain what the guest writes into files, by session. Guarded by mu.
 	pumps map[string][]*pump
+	held  map[string][]heldStream // by session; guarded by mu
 }
 
 // pump carries what the guest writes into a file.
@@ -163,6 +168,11 @@ func (s *streams) drain() {
 	defer s.mu.Unlock()
 	for _, pumps := range s.pumps {
 		for _, p := range pumps {
+			select {
+			case <-p.done: // the kernel has closed its end; the number may be another's now
+				continue
+			default:
+			}
 			unix.Close(p.guestEnd)
 			<-p.done
 		}
@@ -200,16 +210,65 @@ func release(f *os.File) (int, error) {
 	return fd, err
 }
 
-// containerSession is the session of the container's own streams.
-func containerSession(stdio, preserved int) Session {
-	s := Session{Name: RootContainer}
-	for i := range stdio {
-		s.FDs = append(s.FDs, i)
+// heldStream is a descriptor that the kernel was given. The kernel closes it
+// with the last reference to the file inside; the number may then come back as
+// another file.
+type heldStream struct {
+	n        int // as seen by the process that was given it
+	fd       int
+	dev, ino uint64
+}
+
+// hold remembers a stream of a session until the kernel has closed it.
+func (s *streams) hold(session string, n, fd int) error {
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return fmt.Errorf("stat stream: %w", err)
 	}
-	for i := range preserved {
-		s.FDs = append(s.FDs, 3+i)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held == nil {
+		s.held = make(map[string][]heldStream)
 	}
-	return s
+	s.held[session] = append(s.held[session], heldStream{n, fd, stat.Dev, stat.Ino})
+	return nil
+}
+
+// sessions returns the streams that the kernel still has, by session, and
+// forgets the others.
+func (s *streams) sessions() []Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Session
+	for _, name := range slices.Sorted(maps.Keys(s.held)) {
+		session := Session{Name: name}
+		s.held[name] = slices.DeleteFunc(s.held[name], func(h heldStream) bool {
+			var stat unix.Stat_t
+			err := unix.Fstat(h.fd, &stat)
+			return err != nil || stat.Dev != h.dev || stat.Ino != h.ino
+		})
+		for _, h := range s.held[name] {
+			session.FDs = append(session.FDs, h.n)
+		}
+		if len(session.FDs) == 0 {
+			delete(s.held, name)
+			continue
+		}
+		all = append(all, session)
+	}
+	return all
+}
+
+// lastExec returns the highest number of an exec session.
+func lastExec(sessions []Session) int {
+	last := 0
+	for _, s := range sessions {
+		var n int
+		if _, err := fmt.Sscanf(s.Name, execSessionFormat, &n); err == nil {
+			last = max(last, n)
+		}
+	}
+	return last
 }
 
 // reconnect returns, for every host stream that a saved kernel holds, the
@@ -236,6 +295,9 @@ func (s *streams) reconnect(sessions []Session, files *Files) (map[checkpoint.Re
 			}
 			if err != nil {
 				return nil, fmt.Errorf("reconnect stream %d of %q: %w", n, session.Name, err)
+			}
+			if err := s.hold(session.Name, n, fd); err != nil {
+				return nil, err
 			}
 			fds[host.MakeResourceID(session.Name, n)] = fd
 		}

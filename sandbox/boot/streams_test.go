@@ -2,6 +2,7 @@ package boot
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -122,5 +123,42 @@ func TestReconnect(t *testing.T) {
 		if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 			t.Errorf("stream %v cannot be waited on: %v", id, err)
 		}
+	}
+}
+
+// TestSessionsForgetsWhatTheKernelClosed opens and closes streams as execs do.
+func TestSessionsForgetsWhatTheKernelClosed(t *testing.T) {
+	var s streams
+	open := func(session string) int {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Close() })
+		fd, err := s.give(session, w, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.hold(session, 1, fd); err != nil {
+			t.Fatal(err)
+		}
+		return fd
+	}
+	open(RootContainer)
+	kept := execSession(2)
+	open(kept)
+	unix.Close(open(execSession(1)))
+	open(execSession(3)) // may get the number that was closed
+	unix.Close(open(execSession(4)))
+	var names []string
+	for _, session := range s.sessions() {
+		names = append(names, session.Name)
+	}
+	want := []string{RootContainer, kept, execSession(3)}
+	if !slices.Equal(names, want) {
+		t.Errorf("sessions are %q, want %q", names, want)
+	}
+	if n := lastExec([]Session{{Name: kept}, {Name: RootContainer}, {Name: execSession(11)}}); n != 11 {
+		t.Errorf("the last exec is %d, want 11", n)
 	}
 }
