@@ -39,11 +39,11 @@ func newPrecopy(memory *os.File, writer *image.Writer) *precopy {
 func (p *precopy) run(ctx context.Context) (int, error) {
 	last := ^uint64(0)
 	for n := 1; ; n++ {
-		info, err := p.memory.Stat()
+		memoryBytes, err := checkMemory(p.memory)
 		if err != nil {
-			return n, fmt.Errorf("size of sandbox memory: %w", err)
+			return n, err
 		}
-		result, err := p.scanner.Round(ctx, int(p.memory.Fd()), uint64(info.Size()), nil, p.store)
+		result, err := p.scanner.Round(ctx, int(p.memory.Fd()), memoryBytes, nil, p.store)
 		if err != nil {
 			return n, fmt.Errorf("pre-copy round %d: %w", n, err)
 		}

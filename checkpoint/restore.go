@@ -42,9 +42,10 @@ type Restoring struct {
 	Sandbox *sandbox.Sandbox
 	Report  RestoreReport
 
-	clock  *stopwatch
-	server *pageServer
-	served chan error
+	clock     *stopwatch
+	committed int64 // bytes that the saved kernel has
+	server    *pageServer
+	served    chan error
 }
 
 // Restore makes a sandbox out of an image and lets it run. It returns when the
@@ -54,14 +55,17 @@ type Restoring struct {
 func Restore(ctx context.Context, root sandbox.Root, opts RestoreOptions) (*Restoring, error) {
 	clock := newStopwatch(opts.OnPhase)
 	plan, err := MakePlan(opts.PlanOptions)
-	if err != nil {
-		return nil, err
+	if err == nil && plan.Refuses() {
+		err = &RefusedError{Plan: plan}
 	}
-	if plan.Refuses() {
-		return nil, &RefusedError{Plan: plan}
+	if err != nil {
+		closeFiles(opts.Create.Stdio)
+		closeFiles(opts.Create.Preserved)
+		return nil, err
 	}
 	clock.lap("plan")
 	r := &Restoring{clock: clock, served: make(chan error, 1)}
+	r.committed = int64(opts.Image.Stats().PagesCommitted) * image.PageBytes
 	r.Report.Findings = plan.Findings
 	if err := r.load(ctx, root, opts, plan); err != nil {
 		return nil, err
@@ -133,6 +137,9 @@ func (r *Restoring) Wait() (*RestoreReport, error) {
 	r.clock.lap("pages")
 	r.Report.Phases = r.clock.phases
 	r.Report.BytesPlaced = r.server.bytesPlaced.Load()
+	if err == nil && !r.Sandbox.Sandbox.Alive() && r.Report.BytesPlaced < r.committed {
+		err = fmt.Errorf("%w: it was killed", ErrSandbox)
+	}
 	if err != nil {
 		return &r.Report, fmt.Errorf("restore memory of sandbox %q: it has ended: %w", r.Sandbox.ID, err)
 	}

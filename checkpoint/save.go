@@ -199,6 +199,10 @@ func (s *saving) prepare(ctx context.Context) (*os.File, error) {
 	if len(p.Files) != 1 {
 		return nil, fmt.Errorf("%w: prepare gave %d files, want the memory file", ErrSandbox, len(p.Files))
 	}
+	if _, err := checkMemory(p.Files[0]); err != nil {
+		p.Files[0].Close()
+		return nil, err
+	}
 	return p.Files[0], nil
 }
 
@@ -238,7 +242,7 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File) (*pageList, error)
 	})
 	group.Go(func() (err error) {
 		defer streams[2].Close()
-		pages, err = readRanges(streams[2], image.MaxFilePages*image.PageBytes)
+		pages, err = readRanges(streams[2], maxMemoryBytes)
 		return err
 	})
 	if err := group.Wait(); err != nil {

@@ -291,14 +291,18 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 // the state directory.
 func (c *creation) explain(err error) error {
 	const maxTailBytes = 2 << 10
-	data, readErr := os.ReadFile(c.log.Name())
-	if readErr != nil || len(data) == 0 {
+	f, openErr := os.Open(c.log.Name())
+	if openErr != nil {
 		return err
 	}
-	if len(data) > maxTailBytes {
-		data = append([]byte("… "), data[len(data)-maxTailBytes:]...)
+	defer f.Close()
+	info, statErr := f.Stat()
+	if statErr != nil || info.Size() == 0 {
+		return err
 	}
-	return fmt.Errorf("%w; its log ends:\n%s", err, data)
+	tail := make([]byte, min(info.Size(), maxTailBytes))
+	n, _ := f.ReadAt(tail, info.Size()-int64(len(tail)))
+	return fmt.Errorf("%w; its log ends:\n%q", err, tail[:n])
 }
 
 // adjustOOMScore tells the host how readily to end the sandbox process when
