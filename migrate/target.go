@@ -52,6 +52,17 @@ type target struct {
 }
 
 func (t *target) run(ctx context.Context) error {
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		select {
+		case <-t.session.Stopping():
+			// A commit that is being carried out is finished all the same. Otherwise the source takes the sandbox back,
+			// or asks the next agent.
+			t.session.Conn.Close()
+		case <-over:
+		}
+	}()
 	if err := t.open(ctx); err != nil {
 		return err
 	}

@@ -55,9 +55,6 @@ func (b *PageBatch) Data(page, count uint64) []byte {
 	if count == 0 || count > b.Room() {
 		return nil
 	}
-	if b.payload == nil {
-		b.payload = make([]byte, 0, MaxPayloadBytes)
-	}
 	b.header(RecordData, page, count)
 	start := len(b.payload)
 	b.payload = b.payload[:start+int(count)*PageBytes]
@@ -84,6 +81,9 @@ func (b *PageBatch) Duplicate(page, count, from uint64) bool {
 }
 
 func (b *PageBatch) header(kind RecordKind, page, count uint64) {
+	if b.payload == nil {
+		b.payload = make([]byte, 0, MaxPayloadBytes) // so that Data never has to move it
+	}
 	b.payload = append(b.payload, byte(kind), 0, 0, 0)
 	b.payload = binary.LittleEndian.AppendUint32(b.payload, uint32(count))
 	b.payload = binary.LittleEndian.AppendUint64(b.payload, page)

@@ -247,3 +247,19 @@ func FuzzParseRanges(f *testing.F) {
 		ParseEnd(b)
 	})
 }
+
+// Pages with content still fit behind pages without.
+func TestBatchBeginsWithZeros(t *testing.T) {
+	var b PageBatch
+	b.Zero(0, 5)
+	room := b.Room()
+	if room < MaxBatchPages {
+		t.Fatalf("room for %d pages, want at least %d", room, MaxBatchPages)
+	}
+	if data := b.Data(5, room); len(data) != int(room)*PageBytes {
+		t.Fatalf("got %d bytes for %d pages", len(data), room)
+	}
+	if records, err := ParsePages(nil, b.Payload(), MaxFilePages); err != nil || len(records) != 2 {
+		t.Fatalf("%d records: %v", len(records), err)
+	}
+}
