@@ -1,7 +1,9 @@
 // Package migrate moves a running sandbox to another host.
 //
-// It owns the phases of a migration on both sides (Machine), what is reported about it (Report), and what is told while
-// it goes on (Event). Its parts have packages of their own:
+// It owns both sides of a migration: Migrate on the source, Receiver on the target, which is an agent.Handler and also
+// goes on with migrations whose command was killed (Receiver.Recover); the phases (Machine), what is reported (Report) and what is
+// told while it goes on (Event). How memory and kernel get out of and into a sandbox process is package checkpoint's business.
+// Its parts have packages of their own:
 //
 //	attempt      the identity of one try, and how it stands
 //	wire         messages and frames between the hosts
@@ -10,6 +12,7 @@
 //	handover     the only code that appends to a journal: commit, recovery, refusal
 //	convergence  when pre-copy stops
 //	agent        the listener that receives
+//	failpoint    where tests stop a process
 //
 // Data in: a running sandbox, a peer, a budget. Data out: the sandbox running there, or running on here as if nothing had
 // happened, and a Report.
@@ -36,5 +39,17 @@
 // A phase follows another only as the table in phase.go allows. Each moment of a migration belongs to exactly one phase,
 // so the times of the phases sum to the total, to the nanosecond.
 //
-// Machine is safe for concurrent use; its mutex is taken alone.
+// Each side keeps a ledger of the pages that the target has. No commit is sent before their sums, and the digests of the kernel's
+// streams, are equal.
+//
+// Nothing that a peer or a sandbox process says is used before it was checked against a bound.
+//
+// # Locks
+//
+// The mutexes of Machine, ledger, inbox, stream, Canceller and Steering are taken alone, a lane's around a write to its connection. An
+// arrival's is held while a sandbox is started or discarded, under that of handover.Target.
+//
+// # What it does not do
+//
+// Post-copy, throttling, and more than one memory file.
 package migrate

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/agent"
@@ -32,6 +33,20 @@ type Receiver struct {
 	Identity hostkey.Identity
 	Keys     *hostkey.Store
 	Logger   *slog.Logger
+
+	arrived, failed, recovered atomic.Uint64
+}
+
+// ReceiverStats counts what happened since the Receiver was made.
+type ReceiverStats struct {
+	Arrived   uint64 // sandboxes that were started here
+	Failed    uint64 // arriving migrations that ended otherwise
+	Recovered uint64 // migrations away from here that were ended after their command
+}
+
+// Stats returns the counts so far.
+func (r *Receiver) Stats() ReceiverStats {
+	return ReceiverStats{Arrived: r.arrived.Load(), Failed: r.failed.Load(), Recovered: r.recovered.Load()}
 }
 
 // journalPatience is how long a session waits for the journal: the one before it
@@ -64,6 +79,11 @@ func (r *Receiver) Handle(ctx context.Context, s *agent.Session) {
 	t := &target{receiver: r, session: s, log: log}
 	err := t.run(ctx)
 	t.close()
+	if t.arrival != nil && t.arrival.Copy() != journal.Absent {
+		r.arrived.Add(1)
+	} else if err != nil {
+		r.failed.Add(1)
+	}
 	if err != nil {
 		log.Warn("migration ended", "sandbox", t.id, "error", err)
 	}
@@ -106,6 +126,8 @@ func refuse(s *agent.Session, code string, err error) error {
 	return fmt.Errorf("%s: %w", code, err)
 }
 
+func (r *Receiver) outputPath(id string) string { return filepath.Join(r.Outputs, id+".log") }
+
 // openOutput opens what a sandbox is to print into, and its empty input.
 func (r *Receiver) openOutput(id string) ([]*os.File, error) {
 	if err := os.MkdirAll(r.Outputs, 0o700); err != nil {
@@ -117,7 +139,7 @@ func (r *Receiver) openOutput(id string) ([]*os.File, error) {
 	}
 	files := []*os.File{in}
 	for range 2 {
-		f, err := os.OpenFile(filepath.Join(r.Outputs, id+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		f, err := os.OpenFile(r.outputPath(id), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 		if err != nil {
 			for _, f := range files {
 				f.Close()

@@ -76,6 +76,7 @@ func (r *Receiver) recover(ctx context.Context, id string) error {
 		other.link.close()
 	}
 	if err == nil {
+		r.recovered.Add(1)
 		r.Logger.Info("migration is over", "sandbox", id, "attempt", last.Attempt.String(), "outcome", string(outcome))
 	}
 	return err

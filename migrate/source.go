@@ -50,6 +50,8 @@ type Options struct {
 	DataConnections int        // 1 to wire.MaxDataConnections; as many as CPUs, and at most 4
 	Codec           wire.Codec // CodecRaw
 	BytesPerSecond  float64    // bandwidth cap; none
+	// FullPriority lets the copying compete with the sandbox for CPUs. Otherwise this process is nice during the rounds.
+	FullPriority bool
 	// Verify compares all memory with what was sent, in the stop.
 	Verify bool
 	// Canceller, if not nil, can cancel the migration.
@@ -234,7 +236,12 @@ func (s *source) prepare(ctx context.Context) error {
 	}
 	if s.opts.Mode == PreCopy {
 		s.enter(Rounds)
-		if err := s.precopy(ctx); err != nil {
+		if !s.opts.FullPriority {
+			setNice(niceRounds)
+		}
+		err := s.precopy(ctx)
+		setNice(niceStop)
+		if err != nil {
 			return err
 		}
 	}

@@ -231,7 +231,7 @@ func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle
 		return err
 	}
 	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, cameBy(t.session.Attempt(), t.session.Peer.Name),
-		sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: stdio})
+		sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: stdio, Output: t.receiver.outputPath(t.id)})
 	if err != nil {
 		return err
 	}

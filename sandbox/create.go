@@ -37,6 +37,7 @@ type CreateOptions struct {
 	Preserved []*os.File
 
 	PIDFile  string             // where to write the sandbox process's PID; empty: nowhere
+	Output   string             // where Stdio leads to, for the record; empty: not known
 	Platform string             // default boot.DefaultPlatform
 	Overlay  mounts.OverlayMode // which writable mounts get a writable layer in memory; default none
 	Lenient  bool               // leave out mounts of unknown type, with a warning, instead of refusing
@@ -118,7 +119,7 @@ func (c *creation) run(ctx context.Context) (*Sandbox, error) {
 	c.warnings = bundle.Warnings
 	c.record = Record{
 		ID: c.opts.ID, Bundle: bundle.Dir, Created: time.Now().UTC(), Annotations: bundle.Spec.Annotations,
-		Terminal: bundle.Spec.Process.Terminal, Platform: c.opts.Platform,
+		Terminal: bundle.Spec.Process.Terminal, Platform: c.opts.Platform, Output: c.opts.Output,
 	}
 	if c.record.Platform == "" {
 		c.record.Platform = boot.DefaultPlatform

@@ -64,6 +64,8 @@ type Record struct {
 	CgroupPath  string        `json:"cgroupPath,omitempty"`
 	// RestoredFrom names the image that the sandbox came from.
 	RestoredFrom string `json:"restoredFrom,omitempty"`
+	// Output is the file that holds what the container prints, where that is known.
+	Output string `json:"output,omitempty"`
 	// MigratedTo names the host on which the sandbox lives now, empty for this one.
 	MigratedTo string `json:"migratedTo,omitempty"`
 }

@@ -19,6 +19,7 @@ type agentOptions struct {
 	bundles    []string
 	migrations int
 	memory     uint64
+	metrics    string
 }
 
 func newAgentCommand(c *cli) *cobra.Command {
@@ -46,6 +47,7 @@ sandboxes that run go on.`,
 	f.StringArrayVar(&opts.bundles, "bundle", nil, "directory of the bundle for a sandbox: `ID=DIR`")
 	f.IntVar(&opts.migrations, "max-migrations", 4, "how many sandboxes may arrive at a `time`")
 	f.Uint64Var(&opts.memory, "max-memory", 0, "how much memory arriving sandboxes may have together, in `bytes`; 0: any")
+	f.StringVar(&opts.metrics, "metrics", "", "serve Prometheus metrics at this `address`, without authentication; empty: nowhere")
 	return cmd
 }
 
@@ -75,6 +77,14 @@ func runAgent(ctx context.Context, c *cli, opts agentOptions) error {
 	listener, err := net.Listen("tcp", opts.listen)
 	if err != nil {
 		return err
+	}
+	if opts.metrics != "" {
+		stop, err := serveMetrics(opts.metrics, a, receiver)
+		if err != nil {
+			listener.Close()
+			return err
+		}
+		defer stop()
 	}
 	fmt.Fprintln(c.stdout, listener.Addr())
 	recovering, stop := context.WithCancel(ctx)
