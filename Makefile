@@ -45,7 +45,7 @@ fuzz: ## every fuzz target for FUZZTIME (20s) each
 bench: ## side by side with runsc of the same gVisor version; needs root
 	$(GO) run ./bench
 
-demo: ## checkpoint and restore a live sandbox on two "hosts"; needs root
+demo: ## live-migrate a sandbox between two "hosts" on this machine; needs root
 	$(GO) run ./cmd/sbxmigrate demo
 
 install: build ## PREFIX/bin/sbxmigrate (PREFIX=/usr/local)

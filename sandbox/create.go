@@ -174,7 +174,10 @@ func (c *creation) startGofer(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start gofer: %w", err)
 	}
-	c.undoer(func() { g.Kill() })
+	c.undoer(func() {
+		g.Kill()
+		g.Wait()
+	})
 	c.gofer = g
 	c.files.Gofer = g.Client
 	c.record.Gofer, err = identify(g.PID)
