@@ -67,6 +67,16 @@ func (a *arrival) Copy() journal.Copy {
 	return journal.Running
 }
 
+// endedByItself says whether the sandbox ran and its container has ended. A nil arrival has none.
+func (a *arrival) endedByItself() bool {
+	if a == nil {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.started && a.sb != nil && a.sb.Ended()
+}
+
 // Start implements handover.Arrival.
 func (a *arrival) Start(ctx context.Context) error {
 	a.mu.Lock()

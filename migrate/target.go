@@ -344,6 +344,10 @@ func (t *target) standing(ctx context.Context, question func(context.Context, at
 	if standing != attempt.Incomplete {
 		return say(standing)
 	}
+	if again, err := t.handover.Query(ctx, id, epoch); err != nil || again != attempt.Incomplete && !t.arrival.endedByItself() {
+		// It was started and is gone: the source's paused copy may be the last.
+		return errors.Join(err, say(again))
+	}
 	t.log.Info("sandbox runs here now", "sandbox", t.id)
 	// That it is complete is what counts, whether or not the source hears this.
 	sayErr := say(standing)

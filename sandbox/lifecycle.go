@@ -157,6 +157,11 @@ func (s *Sandbox) ExitStatus() (int, error) {
 	return 128 + int(unix.SIGKILL), nil
 }
 
+// Ended says whether the container ended by itself, and not with a sandbox process that was killed.
+func (s *Sandbox) Ended() bool {
+	return readJSON(filepath.Join(s.dir, exitName), new(boot.ExitRecord)) == nil
+}
+
 // Processes lists the container's processes.
 func (s *Sandbox) Processes(ctx context.Context) ([]control.Process, error) {
 	if err := s.need(ctx, "list processes of", specs.StateRunning, specs.StateCreated, StatePaused); err != nil {
