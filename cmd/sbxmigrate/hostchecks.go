@@ -69,7 +69,7 @@ func probeKernel(context.Context) (string, error) {
 	release := unix.ByteSliceToString(name.Release[:])
 	fd, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
-		return "", fmt.Errorf("Linux %s has no pidfd_open (needs 5.3): %w", release, err)
+		return "", fmt.Errorf("kernel %s has no pidfd_open (needs 5.3): %w", release, err)
 	}
 	unix.Close(fd)
 	return "Linux " + release, nil
