@@ -124,10 +124,15 @@ func TestMigrateSurvivesKills(t *testing.T) {
 	f := newFailpoints(t)
 	p := newPair(t)
 	var matrix strings.Builder
+	early := !*long // the agent before it matters is for full size
 	for i, point := range points {
 		fmt.Fprintf(&matrix, "%-18s", point)
+		early = early && point != "target-loaded"
 		for _, victim := range victims {
-			outcome := "failed"
+			if early && victim == victimAgent {
+				continue
+			}
+			outcome := "not run, or failed"
 			t.Run(point+"/"+victim, func(t *testing.T) {
 				outcome = killAt(t, f, p, point, victim, fmt.Sprintf("s%d-%s", i, victim))
 			})
@@ -192,7 +197,7 @@ func settle(t *testing.T, a, b *peerHost, id, victim string, ended chan struct{}
 	<-ended
 	// Long enough for whatever goes on by itself: recovery looks every two seconds.
 	resolved := ""
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(8 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		if a.attempts()[id] == "" && b.attempts()[id] == "" {
 			break
 		}

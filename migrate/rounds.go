@@ -26,6 +26,8 @@ const (
 	// worthwhileShrinkage is how much smaller than the last an unarmed round must
 	// be for another to pay.
 	worthwhileShrinkage = 0.8
+	// enoughPages is how little an unarmed round must find for the next to be armed: 4 MiB.
+	enoughPages = 1024
 	// fixedDowntime is what the stop costs apart from pages: kernel state, mostly.
 	fixedDowntime = 40 * time.Millisecond
 	// scanDowntimePerByte is what comparing all of memory costs in the stop, where
@@ -47,7 +49,7 @@ func (s *source) precopy(ctx context.Context) error {
 		}
 		sent := r.PagesSent + r.PagesZero
 		s.note(r, string(convergence.ActionRound), "")
-		if float64(sent) > worthwhileShrinkage*float64(last) || sent == 0 {
+		if float64(sent) > worthwhileShrinkage*float64(last) || sent <= enoughPages {
 			break
 		}
 		last = sent
