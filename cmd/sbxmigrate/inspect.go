@@ -25,16 +25,9 @@ verify checks all.`,
 		Example: "  sbxmigrate inspect /var/lib/images:web",
 		Args:    exactArgs(1, "one image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, err := image.ParseReference(args[0])
-			if err != nil {
-				return err
-			}
-			img, err := openImage(cmd.Context(), ref)
-			if err != nil {
-				return err
-			}
-			defer img.Close()
-			return runInspect(c.stdout, ref, img, asJSON)
+			return withImage(cmd.Context(), args[0], func(ref image.Reference, img *image.Image) error {
+				return runInspect(c.stdout, ref, img, asJSON)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, errors included")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"text/tabwriter"
 
@@ -40,15 +39,6 @@ func (o *fitOptions) planOptions(img *image.Image, bundleDir string) (checkpoint
 	return opts, err
 }
 
-// openImage opens the image that a DIR[:name] names. The caller closes it.
-func openImage(ctx context.Context, ref image.Reference) (*image.Image, error) {
-	store, err := image.OpenStore(ref.Dir)
-	if err != nil {
-		return nil, err
-	}
-	return store.Open(ctx, ref.Name, image.OpenOptions{})
-}
-
 func newPlanCommand(c *cli) *cobra.Command {
 	var fit fitOptions
 	var json bool
@@ -62,20 +52,13 @@ exactly when a restore would go ahead.`,
   sbxmigrate plan --map /data=/mnt/data --json /var/lib/images:web ./web`,
 		Args: exactArgs(2, "an image and a bundle"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, err := image.ParseReference(args[0])
-			if err != nil {
-				return err
-			}
-			img, err := openImage(cmd.Context(), ref)
-			if err != nil {
-				return err
-			}
-			defer img.Close()
-			opts, err := fit.planOptions(img, args[1])
-			if err != nil {
-				return err
-			}
-			return runPlan(c, opts, json)
+			return withImage(cmd.Context(), args[0], func(_ image.Reference, img *image.Image) error {
+				opts, err := fit.planOptions(img, args[1])
+				if err != nil {
+					return err
+				}
+				return runPlan(c, opts, json)
+			})
 		},
 	}
 	fit.addFlags(cmd.Flags())

@@ -15,20 +15,13 @@ func newVerifyCommand(c *cli) *cobra.Command {
 		Example: "  sbxmigrate verify /var/lib/images:web",
 		Args:    exactArgs(1, "one image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, err := image.ParseReference(args[0])
-			if err != nil {
-				return err
-			}
-			img, err := openImage(cmd.Context(), ref)
-			if err != nil {
-				return err
-			}
-			defer img.Close()
-			if err := img.Verify(cmd.Context()); err != nil {
-				return err
-			}
-			fmt.Fprintf(c.stdout, "%s: all %s are as they were written\n", ref, bytesText(uint64(img.Stats().TotalBytes)))
-			return nil
+			return withImage(cmd.Context(), args[0], func(ref image.Reference, img *image.Image) error {
+				if err := img.Verify(cmd.Context()); err != nil {
+					return err
+				}
+				fmt.Fprintf(c.stdout, "%s: all %s are as they were written\n", ref, bytesText(uint64(img.Stats().TotalBytes)))
+				return nil
+			})
 		},
 	}
 }
