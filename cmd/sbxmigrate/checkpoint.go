@@ -113,6 +113,7 @@ func dryRun(ctx context.Context, c *cli, opts checkpointOptions, id string) erro
 
 // imageOptions name an image, in our words or in runc's.
 type imageOptions struct {
+	criuFlags
 	image     string
 	imagePath string // runc's name for the same
 	workPath  string // runc's; nothing is kept there
@@ -121,10 +122,14 @@ type imageOptions struct {
 func (o *imageOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.image, "image", "", "the image: `DIR[:name]`")
 	f.StringVar(&o.imagePath, "image-path", "", "runc's `name` for --image")
+	o.criuFlags.addFlags(f)
 	f.StringVar(&o.workPath, "work-path", "", "accepted as runc does; no work files are kept in `DIR`")
 }
 
 func (o *imageOptions) reference() (image.Reference, error) {
+	if err := o.criuFlags.check(); err != nil {
+		return image.Reference{}, err
+	}
 	name := o.image
 	if name == "" {
 		name = o.imagePath

@@ -155,15 +155,6 @@ func (o *launchOptions) addFlags(f *pflag.FlagSet) {
 	addIgnoredFlags(f)
 }
 
-// addIgnoredFlags adds runc's flags that mean nothing here: there is no host
-// process to pivot, and no key ring inside.
-func addIgnoredFlags(f *pflag.FlagSet) {
-	for _, name := range []string{"no-pivot", "no-new-keyring", "no-subreaper"} {
-		f.Bool(name, false, "")
-		f.MarkHidden(name)
-	}
-}
-
 // launch makes a sandbox that is ready to be started, and tells what its bundle
 // asked for in vain. On an error nothing is left; otherwise the caller closes
 // the streams.

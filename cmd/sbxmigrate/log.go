@@ -91,6 +91,10 @@ type shownError struct {
 // showError prints an error to stderr, and to the log if that is a file.
 func (c *cli) showError(err error, class errorClass, asJSON bool) {
 	message := fmt.Sprintf("%v [%s]", err, class.code)
+	if c.log == nil {
+		// The command line went wrong before anything opened the log that it may name: a container manager reads it there.
+		c.openLog()
+	}
 	if c.log != nil && c.log.file != nil {
 		c.log.write(levelError, message, time.Now())
 	}

@@ -8,15 +8,18 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"gvisor.dev/gvisor/pkg/log"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 )
 
 // run executes a command line and returns the status to exit with.
 func run(args []string) int {
+	// What gVisor's libraries say by the way is not for users.
+	log.SetLevel(log.Warning)
 	c := &cli{stdout: os.Stdout, stderr: os.Stderr}
 	root := newRootCommand(c)
-	root.SetArgs(args)
+	root.SetArgs(runcSpelling(args))
 	cmd, err := root.ExecuteContextC(context.Background())
 	return c.finish(cmd, err)
 }
