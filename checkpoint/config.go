@@ -71,6 +71,7 @@ type saved struct {
 	environment restoreenv.Environment
 	network     network.Identity
 	streams     streams
+	processes   []inside.Process
 }
 
 // readSaved takes an image's config apart and checks what it relies on.
@@ -92,6 +93,8 @@ func readSaved(c *image.Config) (*saved, error) {
 			return nil, fmt.Errorf("image config: %s: %w", part.name, err)
 		}
 	}
+	// They are for people, and a hint for us: an image without them is as good.
+	json.Unmarshal(c.Processes, &s.processes)
 	var err error
 	if s.environment, err = restoreenv.Parse(c.Environment); err != nil {
 		return nil, fmt.Errorf("image config: %w", err)

@@ -110,7 +110,7 @@ func (r *Restoring) load(ctx context.Context, root sandbox.Root, opts RestoreOpt
 	create.Bundle = opts.Bundle
 	create.Restore = &sandbox.Restore{
 		From: opts.From, Mounts: plan.list, Network: plan.network,
-		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal,
+		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal, Processes: len(plan.saved.processes),
 		Files: []*os.File{state, metadata, theirs}, Memory: memory,
 	}
 	r.Sandbox, r.Report.Warnings, err = root.Create(ctx, create)

@@ -69,7 +69,7 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string,
 	}
 	create.Restore = &sandbox.Restore{
 		From: from, Mounts: plan.list, Network: plan.network,
-		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal,
+		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal, Processes: len(plan.saved.processes),
 		Files: theirs, Memory: s.Memory,
 	}
 	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))

@@ -54,6 +54,8 @@ type Restore struct {
 	Mounts   *mounts.List // the saved mounts, with their sources on this host
 	Sessions []boot.Session
 	Terminal *boot.TerminalState
+	// Processes is about how many processes the saved kernel has, to have room for them ready.
+	Processes int
 	// Network is what the saved kernel has on this host, no links for loopback
 	// only. Its interfaces keep quiet until the sandbox starts and announces
 	// itself.
@@ -247,7 +249,7 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 		Platform: c.record.Platform, TotalMemory: memoryLimit(spec), Debug: c.opts.Debug,
 	}
 	if restore := c.opts.Restore; restore != nil {
-		cfg.Restore = &boot.RestoreConfig{Sessions: restore.Sessions, Terminal: restore.Terminal}
+		cfg.Restore = &boot.RestoreConfig{Sessions: restore.Sessions, Terminal: restore.Terminal, Processes: restore.Processes}
 	}
 	child, err := c.spawnInCgroup(cfg)
 	if err != nil {

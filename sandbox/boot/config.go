@@ -56,6 +56,8 @@ type RestoreConfig struct {
 	Sessions []Session `json:"sessions"`
 	// Terminal is set on the new terminal before any task runs.
 	Terminal *TerminalState `json:"terminal,omitempty"`
+	// Processes is about how many processes the saved kernel has.
+	Processes int `json:"processes"`
 }
 
 // FileLayout counts the descriptors that follow the configuration, in the

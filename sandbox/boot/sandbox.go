@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/fd"
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/sentry/checkpoint"
 	"gvisor.dev/gvisor/pkg/sentry/fdimport"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/user"
@@ -341,12 +342,32 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 		hostFDs[checkpoint.ResourceID{ContainerName: RootContainer, Path: mount.Destination}] = gofer[i]
 	}
 	s.platform.SetMapUnit(loadingMapUnit)
+	defer s.prewarm(restore.Processes)()
 	s.kernel, err = load(&Loading{
 		Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load, Gates: s.gates,
 		Loaded:  func() { s.platform.SetMapUnit(0) },
 		Abandon: s.abandon,
 	})
 	return err
+}
+
+// maxPrewarmed bounds the address spaces that are made ahead, each of which is a process of the host.
+const maxPrewarmed = 256
+
+// prewarm makes address spaces for the processes of a kernel that is being loaded, while a standby waits for it or beside the loading.
+// finish gives back what was not used.
+func (s *Sandbox) prewarm(processes int) (finish func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.platform.Prewarm(min(processes, maxPrewarmed)); err != nil {
+			log.Warningf("%v", err) // the kernel then makes its own, or fails with a better reason
+		}
+	}()
+	return func() {
+		<-done
+		s.platform.DropPrewarmed()
+	}
 }
 
 // abandon ends a sandbox that was never started.

@@ -427,6 +427,10 @@ func TestPrewarm(t *testing.T) {
 	if err != nil || host.created.Load() != 3 {
 		t.Fatalf("%d spaces created: %v", host.created.Load(), err)
 	}
+	// Those in use count too.
+	if err := tr.Prewarm(3); err != nil || host.created.Load() != 3 {
+		t.Fatalf("%d spaces created: %v", host.created.Load(), err)
+	}
 	left := tr.pool[0].(*fakeSpace)
 	tr.DropPrewarmed()
 	if used := space.(*addressSpace).AddressSpace.(*fakeSpace); !left.released || used.released {

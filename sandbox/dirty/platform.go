@@ -101,11 +101,11 @@ func (t *Tracker) NewContext(ctx context.Context) platform.Context {
 	return &switchContext{Context: t.Platform.NewContext(ctx), tracker: t}
 }
 
-// Prewarm creates n address spaces of the wrapped platform ahead of their use:
-// the next n calls of NewAddressSpace take no time. A restore calls it before
-// the state arrives.
+// Prewarm creates address spaces of the wrapped platform ahead of their use, until
+// there are n with those that exist: NewAddressSpace takes no time then. A restore
+// calls it before, or while, the state arrives.
 func (t *Tracker) Prewarm(n int) error {
-	for range n {
+	for t.spaceCount() < n {
 		inner, err := t.Platform.NewAddressSpace()
 		if err != nil {
 			return fmt.Errorf("create an address space ahead: %w", err)
@@ -115,6 +115,13 @@ func (t *Tracker) Prewarm(n int) error {
 		t.spacesMu.Unlock()
 	}
 	return nil
+}
+
+// spaceCount returns how many address spaces there are, used or not.
+func (t *Tracker) spaceCount() int {
+	t.spacesMu.Lock()
+	defer t.spacesMu.Unlock()
+	return len(t.spaces) + len(t.pool)
 }
 
 // DropPrewarmed releases the address spaces made ahead that nothing has used.
