@@ -94,6 +94,7 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 		m := convergence.Measurements{
 			Rounds: int(s.rounds), Elapsed: time.Since(began), RemainingBytes: remaining, PastBytes: past,
 			DirtyBytesPerSecond: r.DirtyBytesPerSecond, LinkBytesPerSecond: s.linkRate(), FixedDowntime: s.fixedDowntime(),
+			ThrottlePercent: s.last.ThrottlePercent,
 		}
 		d := convergence.Next(m, s.opts.Budget)
 		r.PredictedDowntime = int64(d.PredictedDowntime)
@@ -102,11 +103,17 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 		case convergence.ActionStop:
 			return nil
 		case convergence.ActionRound:
+			past = append(past, remaining)
+		case convergence.ActionThrottle:
+			// What earlier rounds found says nothing about those of a slower sandbox.
+			past = nil
+			if err := s.throttle(ctx, d.ThrottlePercent); err != nil {
+				return err
+			}
 		default:
 			return fmt.Errorf("%w: %s after %d rounds, a stop now would take about %v",
 				ErrNotConverged, d.Reason, s.rounds, d.PredictedDowntime.Round(time.Millisecond))
 		}
-		past = append(past, remaining)
 		only, tracker := s.pending, trackerProtect
 		if !s.tracked {
 			only, tracker = nil, trackerHashScan
@@ -116,6 +123,15 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 			return err
 		}
 	}
+}
+
+// throttle takes time from the sandbox, from now to the stop or the end of the migration.
+func (s *source) throttle(ctx context.Context, percent int) error {
+	if err := s.live.Throttle(ctx, percent); err != nil {
+		return fmt.Errorf("throttle sandbox by %d %%: %w", percent, err)
+	}
+	s.last.ThrottlePercent = percent
+	return nil
 }
 
 // remaining returns how much memory a stop would have to send now. Where pages
@@ -180,6 +196,7 @@ func (s *source) round(ctx context.Context, only *pages.Set, tracker string) (Ro
 		Number: int(s.rounds), Tracker: tracker, Nanoseconds: took.Nanoseconds(), PagesScanned: result.PagesScanned,
 		PagesSent: s.lanes.pagesSent.Load() - sent, PagesZero: s.lanes.pagesZero.Load() - zero,
 		PagesPunched: s.lanes.pagesPunched.Load() - punched, WireBytes: s.lanes.wireBytes() - wireBytes,
+		ThrottlePercent: s.last.ThrottlePercent,
 	}
 	s.measure(r)
 	r.LinkBytesPerSecond = s.linkRate()
