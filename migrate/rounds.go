@@ -82,6 +82,7 @@ func (s *source) precopy(ctx context.Context) error {
 func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) error {
 	var past []uint64
 	lastCollect := time.Now()
+	defer func() { s.last.ThrottlePercent = 0 }() // the stop ends it, as does the end of the migration
 	for {
 		remaining, err := s.remaining(ctx, r)
 		if err != nil {
@@ -206,15 +207,16 @@ func (s *source) round(ctx context.Context, only *pages.Set, tracker string) (Ro
 // minMeasured is the least that a round must have sent for its rate to count.
 const minMeasured = 1 << 20
 
-// measure learns how fast memory reaches the target.
+// measure learns how fast memory reaches the target. Pages of zeros take no time and do not count: the stop has few.
 func (s *source) measure(r RoundReport) {
-	moved := (r.PagesSent + r.PagesZero) * pages.PageSize
-	// A round that mostly compared says little about the link.
-	telling := moved >= minMeasured && moved/pages.PageSize >= r.PagesScanned/4
-	if !telling && s.last.LinkBytesPerSecond > 0 {
-		return
+	moved := r.PagesSent * pages.PageSize
+	rate := float64(max(moved, minMeasured)) / max(time.Duration(r.Nanoseconds), time.Millisecond).Seconds()
+	// The link is at least as fast as any round. One that mostly compared says no more than that.
+	telling := moved >= minMeasured && r.PagesSent >= r.PagesScanned/4
+	faster := moved >= minMeasured && rate > s.last.LinkBytesPerSecond
+	if telling || faster || s.last.LinkBytesPerSecond == 0 {
+		s.last.LinkBytesPerSecond = rate
 	}
-	s.last.LinkBytesPerSecond = float64(max(moved, minMeasured)) / max(time.Duration(r.Nanoseconds), time.Millisecond).Seconds()
 }
 
 func (s *source) linkRate() float64 { return s.last.LinkBytesPerSecond }

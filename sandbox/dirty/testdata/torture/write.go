@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	writtenBytes = 4 * area
+	writtenBytes = 2 * area
 	// thinking is how many steps the writer takes before each page, so that it
 	// changes memory the slower the less it runs: about 130 MiB/s where it runs
 	// all the time.
