@@ -30,7 +30,7 @@ type Live struct {
 	frames *control.Client // of Frames alone
 	memory *os.File
 	// tracking and stopping are our ends of lifelines: closing one ends the
-	// tracking, or the stop unless it was disarmed.
+	// tracking and throttling, or the stop unless it was disarmed.
 	tracking, stopping *os.File
 }
 
@@ -108,6 +108,12 @@ func (l *Live) Arm(ctx context.Context) (unsupported string, err error) {
 	}
 	l.tracking = ours
 	return result.Unsupported, nil
+}
+
+// Throttle takes a share of its time from the sandbox, until it stops or l is
+// closed. It is for after Arm.
+func (l *Live) Throttle(ctx context.Context, percent int) error {
+	return l.call(ctx, inside.MethodThrottle, &inside.ThrottleArgs{Percent: percent}, &control.None{})
 }
 
 // Collect returns what became dirty since Arm or the last Collect.

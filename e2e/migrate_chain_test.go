@@ -2,54 +2,144 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
 )
 
-// Programs that change memory in every way there is move to and fro with the audit on: it finds no page that was missed. At full
-// size they move ten times each.
-func TestMigrateChain(t *testing.T) {
-	moves := 2
-	if *long {
-		moves = 10
-	}
-	busybox := dataDir(t)
-	if err := guest.WriteBusyboxRoot(busybox); err != nil {
+// Fifty processes that come and go, each of which keeps a file in memory that it cuts off and writes anew, and reads what it wrote.
+const fiftyProcesses = `
+for i in $(seq 50); do (
+	n=0
+	while :; do
+		n=$((n+1)); echo "$i $n" >/tmp/f$i
+		cat /tmp/f$i /tmp/f1 >/tmp/g$i
+		sleep 0.1
+		read a b </tmp/f$i
+		[ "$a $b" = "$i $n" ] || { echo "process $i: read '$a $b', wrote '$i $n'"; exit 1; }
+		: >/tmp/f$i
+	done) &
+done
+while :; do cp /bin/busybox /tmp/big; cmp /bin/busybox /tmp/big || exit 1; rm /tmp/big; done`
+
+// fiftyCounts prints how far each of them is.
+const fiftyCounts = `cd /tmp; for i in $(seq 50); do until read a n <f$i; do :; done; echo "$a $n"; done`
+
+// tortureRoot makes a root file system with a shell and /torture, the program that changes its memory in every way there is, and ends when it
+// does not find what it left there.
+func tortureRoot(t *testing.T) string {
+	t.Helper()
+	root := dataDir(t)
+	if err := guest.WriteBusyboxRoot(root); err != nil {
 		t.Fatal(err)
 	}
-	// Files in memory that are cut off and written anew, by processes that come and go.
-	const churn = `for i in $(seq 50); do (n=0; while :; do n=$((n+1)); echo "$i $n" >/tmp/f$i; cat /tmp/f$i /tmp/f1 >/tmp/g$i; : >/tmp/f$i; sleep 0.05; done) & done
-while :; do cp /bin/busybox /tmp/big; rm /tmp/big; done`
-	for name, b := range map[string]guest.Bundle{
-		"python": {
-			Args: guest.Program("python.py"), Env: []string{"SIZE_MIB=64"},
-			Mounts: []specs.Mount{guest.Bind(programsDir, guest.ProgramsDir, "ro"), guest.Bind(dataDir(t), guest.DataDir, "rw")},
-		},
-		"processes": {Root: busybox, Args: []string{"/bin/sh", "-c", churn}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			p := newPair(t)
-			p.a.run(name, p.a.bundle(name, b))
-			if name == "python" {
-				p.a.ask(name, "work")
+	cmd := exec.Command("go", "build", "-o", filepath.Join(root, "torture"), "./sandbox/dirty/testdata/torture")
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the torture program: %v\n%s", err, out)
+	}
+	return root
+}
+
+// torture is a bundle of that program. What it does: see its own documentation.
+func torture(root, activity string) guest.Bundle {
+	return guest.Bundle{Root: root, Args: []string{"/torture", activity, "/tmp"}}
+}
+
+// tortureCounts prints how often each of its activities has found everything in its place.
+var tortureCounts = []string{"/bin/cat", "/tmp/progress"}
+
+// countsOn fails unless everything that a command inside counts, in lines of a name and a number, is counted on.
+func countsOn(h *host, id string, command ...string) {
+	h.t.Helper()
+	counts := func() map[string]int {
+		m := make(map[string]int)
+		for line := range strings.Lines(h.exec(id, command...)) {
+			var name string
+			var n int
+			if _, err := fmt.Sscan(line, &name, &n); err != nil {
+				h.t.Fatalf("%s counts %q: %v", id, line, err)
 			}
+			m[name] = n
+		}
+		return m
+	}
+	first := counts()
+	if len(first) == 0 {
+		h.t.Fatalf("%s counts nothing", id)
+	}
+	eventually(h.t, "all of "+id+" goes on", func() bool {
+		now := counts()
+		for name, n := range first {
+			if now[name] <= n {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Programs that change memory in every way there is move to and fro with the audit on: it finds no page that was missed, and they find
+// what they left. At full size they move ten times each.
+func TestMigrateChain(t *testing.T) {
+	moves, pythonMiB := 2, 64
+	if *long {
+		moves, pythonMiB = 10, 512
+	}
+	root := tortureRoot(t)
+	for _, c := range []struct {
+		name   string
+		bundle guest.Bundle
+		counts []string // what prints how far it is
+	}{
+		{"processes", guest.Bundle{Root: root, Args: []string{"/bin/sh", "-c", fiftyProcesses}}, []string{"/bin/sh", "-c", fiftyCounts}},
+		{"torture", torture(root, ""), tortureCounts},
+		{"python", guest.Bundle{
+			Args: guest.Program("python.py"), Env: []string{fmt.Sprintf("SIZE_MIB=%d", pythonMiB)},
+			Mounts: []specs.Mount{guest.Bind(programsDir, guest.ProgramsDir, "ro"), guest.Bind(dataDir(t), guest.DataDir, "rw")},
+		}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newPair(t)
+			p.a.run(c.name, p.a.bundle(c.name, c.bundle))
 			from, to := p.a, p.b
+			before := goesOnWith(from.host, c.name, c.counts)
 			for move := range moves {
-				report := from.mustMigrate(name, to, "--verify", "--max-downtime", "10s", "--bundle", to.bundle(fmt.Sprintf("%s-%d", name, move), b))
-				t.Logf("%d rounds, %d of %d pages in the stop", len(report.Rounds), report.PagesResidual, report.PagesCommitted)
-				from.must("delete", name)
+				bundle := to.bundle(fmt.Sprintf("%s-%d", c.name, move), c.bundle)
+				report := from.mustMigrate(c.name, to, "--verify", "--max-downtime", "10s", "--bundle", bundle)
+				t.Logf("move %d: %d rounds, %d of %d pages in the stop: %v", move+1, len(report.Rounds), report.PagesResidual, report.PagesCommitted, report.Warnings)
+				if diff := cmp.Diff(before, goesOnWith(to.host, c.name, c.counts)); diff != "" {
+					t.Fatalf("move %d: content changed (-before +after):\n%s", move+1, diff)
+				}
+				from.must("delete", c.name)
 				from, to = to, from
 			}
-			if name != "python" {
+			if c.name != "python" {
 				return
 			}
-			(&trip{from: from.host, to: from.host, fromID: name, toID: name}).goesOn()
-			if chain := from.ask(name, "chain"); chain["got"] != chain["want"] {
+			if chain := from.ask(c.name, "chain"); chain["got"] != chain["want"] {
 				t.Errorf("a thread lost a step of its work: %v", chain)
 			}
 		})
 	}
+}
+
+// goesOnWith fails unless the sandbox goes on, and returns the digest of what it holds, where it has one.
+func goesOnWith(h *host, id string, counts []string) map[string]any {
+	h.t.Helper()
+	if counts != nil {
+		eventually(h.t, id+" counts", func() bool { return h.try(append([]string{"exec", id}, counts...)...).code == 0 })
+		countsOn(h, id, counts...)
+		return nil
+	}
+	(&trip{from: h, to: h, fromID: id, toID: id}).goesOn()
+	return h.ask(id, "digest")
 }

@@ -135,8 +135,13 @@ type migrationReport struct {
 		Nanoseconds int64  `json:"nanoseconds"`
 	} `json:"phases"`
 	Rounds []struct {
-		Tracker   string `json:"tracker"`
-		PagesSent uint64 `json:"pagesSent"`
+		Tracker         string `json:"tracker"`
+		PagesSent       uint64 `json:"pagesSent"`
+		PagesRemaining  uint64 `json:"pagesRemaining"`
+		ThrottlePercent int    `json:"throttlePercent"`
+		Predicted       int64  `json:"predictedDowntimeNanoseconds"`
+		Decision        string `json:"decision"`
+		Reason          string `json:"reason"`
 	} `json:"rounds"`
 	PagesCommitted uint64   `json:"pagesCommitted"`
 	PagesResidual  uint64   `json:"pagesResidual"`

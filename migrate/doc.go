@@ -51,5 +51,5 @@
 //
 // # What it does not do
 //
-// Post-copy, throttling, and more than one memory file.
+// Post-copy, and more than one memory file.
 package migrate

@@ -81,9 +81,9 @@ The sandbox stood still for <b>{{.Down}}</b> of {{.Whole}}.</p>
 <table><tr><th>phase</th><th>nanoseconds</th></tr>{{range .Phases}}<tr><td>{{.Phase}}</td><td>{{.Nanoseconds}}</td></tr>{{end}}
 <tr><td>total</td><td>{{.Total}}</td></tr></table>
 {{if .Sent}}<h2>Pages sent in each round</h2><svg width="900" height="160">{{template "bars" .Sent}}</svg>
-<table><tr><th>round</th><th>found by</th><th>scanned</th><th>sent</th><th>zero</th><th>bytes</th><th>dirty B/s</th><th>link B/s</th><th>then</th></tr>
+<table><tr><th>round</th><th>found by</th><th>scanned</th><th>sent</th><th>zero</th><th>bytes</th><th>dirty B/s</th><th>link B/s</th><th>throttled</th><th>then</th></tr>
 {{range .Rounds}}<tr><td>{{.Number}}</td><td>{{.Tracker}}</td><td>{{.PagesScanned}}</td><td>{{.PagesSent}}</td><td>{{.PagesZero}}</td><td>{{.WireBytes}}</td>
-<td>{{printf "%.0f" .DirtyBytesPerSecond}}</td><td>{{printf "%.0f" .LinkBytesPerSecond}}</td><td>{{.Decision}} {{.Reason}}</td></tr>{{end}}</table>{{end}}
+<td>{{printf "%.0f" .DirtyBytesPerSecond}}</td><td>{{printf "%.0f" .LinkBytesPerSecond}}</td><td>{{.ThrottlePercent}} %</td><td>{{.Decision}} {{.Reason}}</td></tr>{{end}}</table>{{end}}
 {{if .Warnings}}<h2>Notes</h2><ul>{{range .Warnings}}<li>{{.}}</li>{{end}}</ul>{{end}}
 <p>{{.PagesCommitted}} pages, {{.PagesResidual}} of them sent in the stop; {{.StateBytes}} bytes of kernel state; {{.WireBytes}} bytes on the wire. Attempt {{.Attempt}}, epoch {{.Epoch}}.</p>
 </body></html>

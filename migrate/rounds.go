@@ -82,6 +82,7 @@ func (s *source) precopy(ctx context.Context) error {
 func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) error {
 	var past []uint64
 	lastCollect := time.Now()
+	defer func() { s.last.ThrottlePercent = 0 }() // the stop ends it, as does the end of the migration
 	for {
 		remaining, err := s.remaining(ctx, r)
 		if err != nil {
@@ -94,6 +95,7 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 		m := convergence.Measurements{
 			Rounds: int(s.rounds), Elapsed: time.Since(began), RemainingBytes: remaining, PastBytes: past,
 			DirtyBytesPerSecond: r.DirtyBytesPerSecond, LinkBytesPerSecond: s.linkRate(), FixedDowntime: s.fixedDowntime(),
+			ThrottlePercent: s.last.ThrottlePercent,
 		}
 		d := convergence.Next(m, s.opts.Budget)
 		r.PredictedDowntime = int64(d.PredictedDowntime)
@@ -102,11 +104,17 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 		case convergence.ActionStop:
 			return nil
 		case convergence.ActionRound:
+			past = append(past, remaining)
+		case convergence.ActionThrottle:
+			// What earlier rounds found says nothing about those of a slower sandbox.
+			past = nil
+			if err := s.throttle(ctx, d.ThrottlePercent); err != nil {
+				return err
+			}
 		default:
 			return fmt.Errorf("%w: %s after %d rounds, a stop now would take about %v",
 				ErrNotConverged, d.Reason, s.rounds, d.PredictedDowntime.Round(time.Millisecond))
 		}
-		past = append(past, remaining)
 		only, tracker := s.pending, trackerProtect
 		if !s.tracked {
 			only, tracker = nil, trackerHashScan
@@ -116,6 +124,15 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 			return err
 		}
 	}
+}
+
+// throttle takes time from the sandbox, from now to the stop or the end of the migration.
+func (s *source) throttle(ctx context.Context, percent int) error {
+	if err := s.live.Throttle(ctx, percent); err != nil {
+		return fmt.Errorf("throttle sandbox by %d %%: %w", percent, err)
+	}
+	s.last.ThrottlePercent = percent
+	return nil
 }
 
 // remaining returns how much memory a stop would have to send now. Where pages
@@ -180,6 +197,7 @@ func (s *source) round(ctx context.Context, only *pages.Set, tracker string) (Ro
 		Number: int(s.rounds), Tracker: tracker, Nanoseconds: took.Nanoseconds(), PagesScanned: result.PagesScanned,
 		PagesSent: s.lanes.pagesSent.Load() - sent, PagesZero: s.lanes.pagesZero.Load() - zero,
 		PagesPunched: s.lanes.pagesPunched.Load() - punched, WireBytes: s.lanes.wireBytes() - wireBytes,
+		ThrottlePercent: s.last.ThrottlePercent,
 	}
 	s.measure(r)
 	r.LinkBytesPerSecond = s.linkRate()
@@ -189,15 +207,16 @@ func (s *source) round(ctx context.Context, only *pages.Set, tracker string) (Ro
 // minMeasured is the least that a round must have sent for its rate to count.
 const minMeasured = 1 << 20
 
-// measure learns how fast memory reaches the target.
+// measure learns how fast memory reaches the target. Pages of zeros take no time and do not count: the stop has few.
 func (s *source) measure(r RoundReport) {
-	moved := (r.PagesSent + r.PagesZero) * pages.PageSize
-	// A round that mostly compared says little about the link.
-	telling := moved >= minMeasured && moved/pages.PageSize >= r.PagesScanned/4
-	if !telling && s.last.LinkBytesPerSecond > 0 {
-		return
+	moved := r.PagesSent * pages.PageSize
+	rate := float64(max(moved, minMeasured)) / max(time.Duration(r.Nanoseconds), time.Millisecond).Seconds()
+	// The link is at least as fast as any round. One that mostly compared says no more than that.
+	telling := moved >= minMeasured && r.PagesSent >= r.PagesScanned/4
+	faster := moved >= minMeasured && rate > s.last.LinkBytesPerSecond
+	if telling || faster || s.last.LinkBytesPerSecond == 0 {
+		s.last.LinkBytesPerSecond = rate
 	}
-	s.last.LinkBytesPerSecond = float64(max(moved, minMeasured)) / max(time.Duration(r.Nanoseconds), time.Millisecond).Seconds()
 }
 
 func (s *source) linkRate() float64 { return s.last.LinkBytesPerSecond }

@@ -15,12 +15,13 @@ const (
 	MethodResume  = "Checkpoint.Resume"  // None → None
 	MethodDisarm  = "Checkpoint.Disarm"  // None → None
 
-	MethodArm     = "Checkpoint.Arm"     // ArmArgs → ArmResult
-	MethodCollect = "Checkpoint.Collect" // None → PageRanges
-	MethodMapped  = "Checkpoint.Mapped"  // None → PageRanges
-	MethodRelease = "Checkpoint.Release" // ReleaseArgs → None
-	MethodFrames  = "Checkpoint.Frames"  // None → FrameList
-	MethodInject  = "Checkpoint.Inject"  // FrameList → None
+	MethodArm      = "Checkpoint.Arm"      // ArmArgs → ArmResult
+	MethodCollect  = "Checkpoint.Collect"  // None → PageRanges
+	MethodMapped   = "Checkpoint.Mapped"   // None → PageRanges
+	MethodThrottle = "Checkpoint.Throttle" // ThrottleArgs → None
+	MethodRelease  = "Checkpoint.Release"  // ReleaseArgs → None
+	MethodFrames   = "Checkpoint.Frames"   // None → FrameList
+	MethodInject   = "Checkpoint.Inject"   // FrameList → None
 )
 
 // Survey is what a sandbox says of itself before it is saved.

@@ -148,6 +148,7 @@ func (c *Checkpoint) begin(lifeline *os.File) (*stop, error) {
 	if err := c.pause(st); err != nil {
 		return nil, err
 	}
+	c.unthrottle() // nothing runs that it could take time from
 	c.s.Kernel().ReceiveTaskStates()
 	network.Quiesce(c.s.Network())
 	return st, nil

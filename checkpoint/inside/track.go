@@ -18,8 +18,8 @@ import (
 
 const dirtyPageBytes = pages.PageSize
 
-// ArmArgs begins to track dirty pages. Files[0] is a lifeline: tracking ends
-// with it.
+// ArmArgs begins to track dirty pages. Files[0] is a lifeline: tracking and
+// throttling end with it.
 type ArmArgs struct {
 	urpc.FilePayload
 }
@@ -33,6 +33,12 @@ type ArmResult struct {
 // PageRanges is a set of pages: first page and end of each run, ascending.
 type PageRanges struct {
 	Ranges [][2]uint64 `json:"ranges"`
+}
+
+// ThrottleArgs takes a share of its time from the application, until the lifeline
+// of Arm or the stop ends that.
+type ThrottleArgs struct {
+	Percent int `json:"percent"`
 }
 
 // FrameList is frames on their way from one gate to another.
@@ -59,11 +65,8 @@ func (c *Checkpoint) Arm(in *ArmArgs, out *ArmResult) error {
 	lifeline := files[0]
 	_, err = c.s.Tracker().Arm()
 	if errors.Is(err, dirty.ErrUnsupported) {
-		lifeline.Close()
 		out.Unsupported = err.Error()
-		return nil
-	}
-	if err != nil {
+	} else if err != nil {
 		lifeline.Close()
 		return fmt.Errorf("track memory: %w", err)
 	}
@@ -71,12 +74,25 @@ func (c *Checkpoint) Arm(in *ArmArgs, out *ArmResult) error {
 	return nil
 }
 
-// disarmWith ends tracking when nobody is interested any more.
+// disarmWith ends tracking and throttling when nobody is interested any more.
 func (c *Checkpoint) disarmWith(lifeline *os.File) {
 	io.ReadFull(lifeline, make([]byte, 1)) // nothing is ever written
 	lifeline.Close()
+	c.unthrottle()
 	if err := c.s.Tracker().Disarm(); err != nil {
 		log.Warningf("end tracking of memory: %v", err)
+	}
+}
+
+// Throttle takes time from the application. It is for after Arm, with whose
+// lifeline it ends.
+func (c *Checkpoint) Throttle(in *ThrottleArgs, _ *control.None) error {
+	return c.s.Tracker().Throttle(in.Percent)
+}
+
+func (c *Checkpoint) unthrottle() {
+	if err := c.s.Tracker().Throttle(0); err != nil {
+		log.Warningf("end throttling: %v", err)
 	}
 }
 

@@ -75,7 +75,7 @@ func errorClasses() []errorClass {
 		{is(checkpoint.ErrSandbox), "E_SANDBOX", 19, "the sandbox process broke the protocol or went away", "see its log: sbxmigrate logs ID"},
 		{is(migrate.ErrUnresolved), "E_UNRESOLVED", 20, "the sandbox was handed over, and it is not known how that ended; it stays paused here", "this host's agent goes on with it: keep sbxmigrate agent running on both"},
 		{is(migrate.ErrRefused), "E_TARGET_REFUSED", 21, "the target does not take the sandbox, which runs on here", ""},
-		{is(migrate.ErrNotConverged), "E_NOT_CONVERGED", 22, "memory changes faster than it can be sent; the sandbox runs on here", "allow a longer --max-downtime, or --on-timeout stop"},
+		{is(migrate.ErrNotConverged), "E_NOT_CONVERGED", 22, "memory changes faster than it can be sent; the sandbox runs on here", "allow a longer --max-downtime, --throttle, or --on-timeout stop"},
 		{isMigrating, "E_MIGRATING", 23, "another command or the agent is migrating this sandbox", "this host's agent ends an attempt whose command is gone"},
 		{is(migrate.ErrTooLate), "E_TOO_LATE", 26, "the sandbox is handed over; it cannot be cancelled any more", "see the migrations command"},
 		{is(migrate.ErrCancelled), "E_CANCELLED", 27, "somebody cancelled the migration; the sandbox runs on here", ""},

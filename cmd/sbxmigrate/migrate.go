@@ -25,6 +25,7 @@ type migrateOptions struct {
 	maxDowntime time.Duration
 	timeout     time.Duration
 	onTimeout   string
+	throttle    int
 	connections int
 	compress    string
 	bandwidth   float64
@@ -63,6 +64,7 @@ host's agent.`,
 	f.DurationVar(&opts.maxDowntime, "max-downtime", convergence.DefaultMaxDowntime, "longest predicted stop to go ahead with")
 	f.DurationVar(&opts.timeout, "timeout", convergence.DefaultTimeout, "how long memory may move before that")
 	f.StringVar(&opts.onTimeout, "on-timeout", string(convergence.Abort), "what then: abort, or stop however long that takes")
+	f.IntVar(&opts.throttle, "throttle", 0, "most `percent` of its time to take from a sandbox whose memory changes too fast; 0 to 95")
 	f.IntVar(&opts.connections, "connections", 0, "`number` of data connections (default: by CPUs, at most 4)")
 	f.StringVar(&opts.compress, "compress", wire.CodecAuto.String(), "compression of memory: auto, zstd or none")
 	f.Float64Var(&opts.bandwidth, "bandwidth", 0, "most `MiB/s` to send; 0: any")
@@ -120,7 +122,9 @@ func runMigrate(ctx context.Context, c *cli, opts migrateOptions, id, address st
 func (o *migrateOptions) migration(address string) (m migrate.Options, err error) {
 	m = migrate.Options{
 		Address: address, Journals: o.journals(), Bundle: o.bundle, Mode: migrate.Mode(o.mode),
-		Budget:          convergence.Budget{MaxDowntime: o.maxDowntime, Timeout: o.timeout, OnTimeout: convergence.OnTimeout(o.onTimeout)},
+		Budget: convergence.Budget{
+			MaxDowntime: o.maxDowntime, Timeout: o.timeout, OnTimeout: convergence.OnTimeout(o.onTimeout), MaxThrottlePercent: o.throttle,
+		},
 		DataConnections: o.connections, BytesPerSecond: o.bandwidth * (1 << 20), Verify: o.verify,
 	}
 	switch m.Mode {
@@ -132,6 +136,9 @@ func (o *migrateOptions) migration(address string) (m migrate.Options, err error
 	case convergence.Abort, convergence.Stop:
 	default:
 		return m, usageError("--on-timeout is %q, want abort or stop", o.onTimeout)
+	}
+	if o.throttle < 0 || o.throttle > convergence.MostThrottlePercent {
+		return m, usageError("--throttle is %d, want 0 to %d", o.throttle, convergence.MostThrottlePercent)
 	}
 	if o.connections < 0 || o.connections > wire.MaxDataConnections {
 		return m, usageError("--connections is %d, want 1 to %d", o.connections, wire.MaxDataConnections)

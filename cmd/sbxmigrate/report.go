@@ -72,11 +72,11 @@ func printReport(c *cli, r migrate.Report) error {
 	fmt.Fprintf(c.stdout, "%12s  total\n%12s  of it the sandbox stood still\n", milliseconds(time.Duration(r.Total)), milliseconds(time.Duration(r.Downtime)))
 	rows := []string{}
 	for _, round := range r.Rounds {
-		rows = append(rows, fmt.Sprintf("%d\t%s\t%s\t%d\t%d\t%d\t%s\t%s", round.Number, round.Tracker,
-			milliseconds(time.Duration(round.Nanoseconds)), round.PagesScanned, round.PagesSent, round.PagesZero, bytesText(round.WireBytes), round.Decision))
+		rows = append(rows, fmt.Sprintf("%d\t%s\t%s\t%d\t%d\t%d\t%s\t%d%%\t%s", round.Number, round.Tracker, milliseconds(time.Duration(round.Nanoseconds)),
+			round.PagesScanned, round.PagesSent, round.PagesZero, bytesText(round.WireBytes), round.ThrottlePercent, round.Decision))
 	}
 	if len(rows) > 0 {
-		if err := printTable(c.stdout, "ROUND\tFOUND BY\tTIME\tPAGES\tSENT\tZERO\tBYTES\tTHEN", rows); err != nil {
+		if err := printTable(c.stdout, "ROUND\tFOUND BY\tTIME\tPAGES\tSENT\tZERO\tBYTES\tTHROTTLED\tTHEN", rows); err != nil {
 			return err
 		}
 	}

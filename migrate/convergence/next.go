@@ -32,14 +32,15 @@ type Budget struct {
 	MaxRounds   int           // DefaultMaxRounds
 
 	// MaxThrottlePercent is how much CPU time may be taken from the sandbox to let the copying win, in steps of
-	// ThrottleStepPercent; 0 is not at all, the most is 95.
+	// ThrottleStepPercent; 0 is not at all, the most is MostThrottlePercent.
 	MaxThrottlePercent int
 }
 
 // ThrottleStepPercent is how much one step of throttling takes.
 const ThrottleStepPercent = 20
 
-const mostThrottlePercent = 95
+// MostThrottlePercent is as much as may be taken: a sandbox that runs not at all changes nothing, and might as well be stopped.
+const MostThrottlePercent = 95
 
 func (b Budget) withDefaults() Budget {
 	if b.MaxDowntime <= 0 {
@@ -57,7 +58,7 @@ func (b Budget) withDefaults() Budget {
 	if b.OnTimeout != PostCopy && b.OnTimeout != Stop {
 		b.OnTimeout = Abort
 	}
-	b.MaxThrottlePercent = min(max(b.MaxThrottlePercent, 0), mostThrottlePercent)
+	b.MaxThrottlePercent = min(max(b.MaxThrottlePercent, 0), MostThrottlePercent)
 	return b
 }
 
@@ -125,7 +126,7 @@ const (
 // Next decides what comes after a round.
 func Next(m Measurements, b Budget) Decision {
 	b = b.withDefaults()
-	m.ThrottlePercent = min(max(m.ThrottlePercent, 0), mostThrottlePercent)
+	m.ThrottlePercent = min(max(m.ThrottlePercent, 0), MostThrottlePercent)
 	predicted := Predict(m)
 	decide := func(a Action, r Reason) Decision {
 		return Decision{Action: a, Reason: r, PredictedDowntime: predicted, ThrottlePercent: m.ThrottlePercent}

@@ -112,7 +112,7 @@ func TestThrottleSteps(t *testing.T) {
 		m.ThrottlePercent = d.ThrottlePercent
 		steps = append(steps, d.ThrottlePercent)
 	}
-	if len(steps) != 5 || steps[4] != mostThrottlePercent {
+	if len(steps) != 5 || steps[4] != MostThrottlePercent {
 		t.Fatalf("steps %v", steps)
 	}
 }

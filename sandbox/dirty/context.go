@@ -26,6 +26,13 @@ type switchContext struct {
 	// madvised is the range of an madvise(2) that the kernel is handling since
 	// the last Switch.
 	madvised span
+
+	// joined says that the throttle knows of this context. A context that never
+	// runs need not be released, so that it must not know of it.
+	joined bool
+	// interrupts holds one if the kernel has interrupted this since the last
+	// Switch that said so.
+	interrupts chan struct{}
 }
 
 // memoryView is a MemoryManager with the wrapped AddressSpace, which is the one
@@ -43,9 +50,16 @@ func (v *memoryView) AddressSpace() platform.AddressSpace {
 // Switch implements platform.Context.
 func (c *switchContext) Switch(ctx context.Context, mm platform.MemoryManager, ac *arch.Context64, cpu int32) (*linux.SignalInfo, hostarch.AccessType, error) {
 	space := mm.AddressSpace().(*addressSpace)
+	if !c.joined {
+		c.tracker.throttle.join(c)
+		c.joined = true
+	}
 	c.finishMadvise(space)
 	c.view = memoryView{mm, space.AddressSpace}
 	for stale := 0; ; {
+		if opened := c.tracker.throttle.shut.Load(); opened != nil {
+			c.await(*opened)
+		}
 		seen := space.generation.Load()
 		info, at, err := c.Context.Switch(ctx, &c.view, ac, cpu)
 		switch {
@@ -53,6 +67,8 @@ func (c *switchContext) Switch(ctx context.Context, mm platform.MemoryManager, a
 			if ac.SyscallNo() == unix.SYS_MADVISE && c.tracker.marksMadvise() {
 				c.beginMadvise(space, ac)
 			}
+		case err == platform.ErrContextInterrupt:
+			c.interrupted()
 		case err == platform.ErrContextSignal && at.Write && info.Signo == int32(linux.SIGSEGV):
 			switch space.fault(info.Addr(), seen) {
 			case faultOpened:
@@ -77,6 +93,7 @@ func (c *switchContext) PullFullState(as platform.AddressSpace, ac *arch.Context
 
 // Release implements platform.Context.
 func (c *switchContext) Release() {
+	c.tracker.throttle.leave(c)
 	c.Context.Release()
 	c.view = memoryView{}
 }

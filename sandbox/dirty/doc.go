@@ -52,10 +52,18 @@
 // While disarmed, the cost is that of a table of mappings for each address
 // space, and one comparison for each Switch.
 //
+// # Throttle
+//
+// Since every Switch comes through here, this is also where time is taken from an
+// application that changes memory faster than it can be sent: see
+// Tracker.Throttle. It needs no tracking, and costs one comparison for each Switch
+// where it takes nothing.
+//
 // # Locks
 //
 //	Tracker.armMu > addressSpace.mu > Tracker.dirtyMu
 //	Tracker.armMu > Tracker.spacesMu
+//	throttle.turnMu > throttle.contextsMu, apart from the others
 //
 // No lock is held while the wrapped Context.Switch runs. addressSpace.mu is held
 // across the wrapped MapFile, Unmap and Release. The kernel's own memory locks

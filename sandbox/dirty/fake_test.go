@@ -117,6 +117,9 @@ type fakeContext struct {
 	onFault func()
 }
 
+func (c *fakeContext) Interrupt()    {}
+func (c *fakeContext) PrepareSleep() {}
+
 func (c *fakeContext) Switch(_ context.Context, mm platform.MemoryManager, _ *arch.Context64, _ int32) (*linux.SignalInfo, hostarch.AccessType, error) {
 	s := mm.AddressSpace().(*fakeSpace)
 	s.mu.RLock()

@@ -29,6 +29,7 @@ type Tracker struct {
 	// with armMu held.
 	armed    atomic.Bool
 	counters counters
+	throttle throttle
 
 	armMu   sync.Mutex
 	spent   bool     // guarded by armMu; see CollectLast
@@ -45,7 +46,10 @@ type Tracker struct {
 
 // Wrap returns a disarmed Tracker in front of p.
 func Wrap(p platform.Platform, o Options) *Tracker {
-	return &Tracker{Platform: p, options: o.withDefaults(), spaces: make(map[*addressSpace]struct{})}
+	return &Tracker{
+		Platform: p, options: o.withDefaults(), spaces: make(map[*addressSpace]struct{}),
+		throttle: throttle{contexts: make(map[*switchContext]struct{})},
+	}
 }
 
 // SetMemoryFile names the file to track. It must be called once, before the
@@ -98,7 +102,7 @@ func (t *Tracker) NewAddressSpace() (platform.AddressSpace, error) {
 
 // NewContext implements platform.Platform.
 func (t *Tracker) NewContext(ctx context.Context) platform.Context {
-	return &switchContext{Context: t.Platform.NewContext(ctx), tracker: t}
+	return &switchContext{Context: t.Platform.NewContext(ctx), tracker: t, interrupts: make(chan struct{}, 1)}
 }
 
 // Prewarm creates address spaces of the wrapped platform ahead of their use, until

@@ -10,17 +10,22 @@ func address(b []byte) uintptr {
 }
 
 // forkAndScribble forks. The child has one thread and no runtime, so it only
-// writes and exits.
+// compares the memory with what is wanted, writes to it and exits.
 //
 //go:norace
 //go:nosplit
-func forkAndScribble(memory *byte, stride int) int {
+func forkAndScribble(memory, want *byte, stride int) int {
 	pid, _, errno := syscall.RawSyscall(syscall.SYS_FORK, 0, 0, 0)
 	if errno != 0 {
 		return -int(errno)
 	}
 	if pid != 0 {
 		return int(pid)
+	}
+	for i := 0; i < area; i += 8 {
+		if *(*uint64)(unsafe.Add(unsafe.Pointer(memory), i)) != *(*uint64)(unsafe.Add(unsafe.Pointer(want), i)) {
+			syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 1, 0, 0)
+		}
 	}
 	for i := 0; i < area; i += page * stride {
 		*(*byte)(unsafe.Add(unsafe.Pointer(memory), i)) += 1
