@@ -125,5 +125,7 @@ func (m *matrix) run(t *testing.T, point string, f fault, id string) (outcome st
 		f.lasts(c)
 	}
 	heal()
-	return c.settle()
+	outcome = c.settle()
+	t.Logf("%s/%s: %s, packets by host: %+v", point, f.name, outcome, c.emitter.seen())
+	return outcome
 }
