@@ -25,8 +25,10 @@ var commandLimit = 2 * time.Minute
 // A host stands for one machine: it has its own state directory and its own files. What was checkpointed on one is restored on another.
 type host struct {
 	t     *testing.T
-	dir   string // of this host, deleted after the test
-	state string // --root
+	dir   string   // of this host, deleted after the test
+	state string   // --root
+	ns    *os.File // network namespace in which its commands run; nil: the test's
+	env   []string // added to theirs
 }
 
 // newHost makes a host that lives as long as the test. Its sandboxes must be deleted by then, or are by force.
@@ -45,7 +47,11 @@ func newHost(t *testing.T) *host {
 }
 
 // as returns the host for a subtest, which must not fail its parent.
-func (h *host) as(t *testing.T) *host { return &host{t: t, dir: h.dir, state: h.state} }
+func (h *host) as(t *testing.T) *host {
+	other := *h
+	other.t = t
+	return &other
+}
 
 // close deletes every sandbox and directory of the host, and shows the logs of a failed test.
 func (h *host) close() {
@@ -126,7 +132,14 @@ func (r result) String() string {
 
 // command prepares a command with this host's state directory. The caller runs it.
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, binary, append([]string{"--root", h.state}, args...)...)
+	line := append([]string{binary, "--root", h.state}, args...)
+	if h.ns != nil {
+		line = append([]string{"nsenter", "--net=" + namespacePath(h.ns), "--"}, line...) // it becomes the command: same process
+	}
+	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
+	if h.env != nil {
+		cmd.Env = append(os.Environ(), h.env...)
+	}
 	cmd.WaitDelay = time.Second // a sandbox that inherited a pipe must not keep the test waiting
 	return cmd
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -92,7 +93,7 @@ func (l *lab) machine(mac, address string, up bool) *os.File {
 	}
 	l.in(l.bridge, func() error {
 		port := &netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("port%d", l.machines), MTU: 1500}, PeerName: "eth0",
+			LinkAttrs: netlink.LinkAttrs{Name: portName(l.machines), MTU: 1500}, PeerName: "eth0",
 			PeerHardwareAddr: hardware, PeerNamespace: netlink.NsFd(int(ns.Fd())),
 		}
 		if err := netlink.LinkAdd(port); err != nil {
@@ -120,6 +121,63 @@ func (l *lab) machine(mac, address string, up bool) *os.File {
 		return errors.Join(errs...)
 	})
 	return ns
+}
+
+// portName is the bridge's port of machine n, from 1.
+func portName(n int) string { return fmt.Sprintf("port%d", n) }
+
+// inNamespace lets a bundle name a network namespace.
+func inNamespace(ns *os.File) func(*specs.Spec) {
+	return func(s *specs.Spec) {
+		for i := range s.Linux.Namespaces {
+			if s.Linux.Namespaces[i].Type == specs.NetworkNamespace {
+				s.Linux.Namespaces[i].Path = namespacePath(ns)
+			}
+		}
+	}
+}
+
+// cut takes the port of machine n off the bridge, and mend puts it back. Neither end sees more of it than silence.
+func (l *lab) cut(n int) { l.changePort(n, netlink.LinkSetNoMaster) }
+
+func (l *lab) mend(n int) {
+	l.changePort(n, func(port netlink.Link) error {
+		bridge, err := netlink.LinkByName("br0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMaster(port, bridge)
+	})
+}
+
+// slow shapes what reaches machine n to so many bytes a second, until quicken.
+func (l *lab) slow(n int, bytesPerSecond uint64) {
+	l.changePort(n, func(port netlink.Link) error {
+		const burst, queue = 32 << 10, 256 << 10
+		return netlink.QdiscReplace(&netlink.Tbf{
+			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: port.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+			Rate:       bytesPerSecond, Limit: queue, Buffer: netlink.Xmittime(bytesPerSecond, burst),
+		})
+	})
+}
+
+func (l *lab) quicken(n int) {
+	l.changePort(n, func(port netlink.Link) error {
+		return netlink.QdiscDel(&netlink.Tbf{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: port.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT,
+		}})
+	})
+}
+
+func (l *lab) changePort(n int, change func(netlink.Link) error) {
+	l.t.Helper()
+	l.in(l.bridge, func() error {
+		port, err := netlink.LinkByName(portName(n))
+		if err != nil {
+			return err
+		}
+		return change(port)
+	})
 }
 
 // dialFrom opens a TCP connection from a namespace.

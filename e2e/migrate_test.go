@@ -7,6 +7,7 @@ import (
 	"io"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
 )
 
-// A pair is two hosts that trust each other, each with an agent on the loopback device.
+// A pair is two hosts that trust each other, each with an agent: on the loopback device, if the hosts are in no namespaces of their own.
 type pair struct {
 	t    *testing.T
 	a, b *peerHost
@@ -27,13 +28,21 @@ type pair struct {
 type peerHost struct {
 	*host
 	name    string
-	agent   *exec.Cmd // nil while none runs
-	address string    // of the agent
+	agent   *exec.Cmd  // nil while none runs
+	log     *lockedLog // of the agents so far
+	address string     // of the agent
 }
 
 func newPair(t *testing.T) *pair {
 	t.Helper()
 	p := &pair{t: t, a: &peerHost{host: newHost(t), name: "a"}, b: &peerHost{host: newHost(t), name: "b"}}
+	p.begin()
+	return p
+}
+
+// begin lets the hosts trust each other and starts their agents.
+func (p *pair) begin() {
+	p.t.Helper()
 	keys := make(map[*peerHost]string)
 	for _, h := range []*peerHost{p.a, p.b} {
 		keys[h] = strings.TrimSpace(h.must("key", "init", "--data", h.data()))
@@ -42,7 +51,6 @@ func newPair(t *testing.T) *pair {
 	p.b.must("key", "trust", "a", keys[p.a], "--data", p.b.data())
 	p.a.startAgent()
 	p.b.startAgent()
-	return p
 }
 
 func (h *peerHost) data() string { return h.path("data") }
@@ -59,8 +67,10 @@ func (h *peerHost) startAgent() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	log := &lockedLog{}
-	cmd.Stderr = log
+	if h.log == nil {
+		h.log = new(lockedLog)
+	}
+	cmd.Stderr = h.log
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
@@ -68,14 +78,14 @@ func (h *peerHost) startAgent() {
 	if err != nil {
 		cmd.Process.Kill()
 		cmd.Wait()
-		h.t.Fatalf("agent: %v: %s", err, log)
+		h.t.Fatalf("agent: %v: %s", err, h.log)
 	}
 	go io.Copy(io.Discard, out)
 	h.agent, h.address = cmd, strings.TrimSpace(line)
 	h.t.Cleanup(func() {
 		h.stopAgent(syscall.SIGTERM)
 		if h.t.Failed() {
-			h.t.Logf("agent of %s:\n%s", h.name, log)
+			h.t.Logf("agent of %s:\n%s", h.name, h.log)
 		}
 	})
 }
@@ -149,10 +159,22 @@ type migrationReport struct {
 }
 
 // lockedLog collects what a process prints.
-type lockedLog struct{ lines strings.Builder }
+type lockedLog struct {
+	mu    sync.Mutex
+	lines strings.Builder // guarded by mu
+}
 
-func (l *lockedLog) Write(b []byte) (int, error) { return l.lines.Write(b) }
-func (l *lockedLog) String() string              { return l.lines.String() }
+func (l *lockedLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.Write(b)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.String()
+}
 
 // A sandbox moves there and back again, in both modes, with its memory, and counts on.
 func TestMigrate(t *testing.T) {

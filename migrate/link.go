@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/agent"
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
@@ -23,6 +24,13 @@ type link struct {
 
 // maxAhead bounds messages of the target that nobody has waited for yet.
 const maxAhead = 16
+
+// preparedTimeout bounds how long a stopped source waits for its target to load the kernel, from when everything was sent. A
+// target that is cut off is noticed before, by agent.SilenceTimeout; this is for one that hangs.
+const preparedTimeout = 30 * time.Second
+
+// errNotPrepared is why a source does not wait any longer.
+var errNotPrepared = fmt.Errorf("target is not prepared %v after everything was sent", preparedTimeout)
 
 // whereTo is how a source reaches its target.
 type whereTo struct {

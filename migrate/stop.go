@@ -65,6 +65,8 @@ func (s *source) stop(ctx context.Context) error {
 }
 
 func (s *source) awaitPrepared(ctx context.Context, totals wire.Totals) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, preparedTimeout, errNotPrepared)
+	defer cancel()
 	if _, err := expect[*wire.Announced](ctx, s.link); err != nil {
 		return err
 	}

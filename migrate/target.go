@@ -28,6 +28,9 @@ const (
 	codePlan    = "plan"
 	codeStandby = "standby"
 	codeLoad    = "load"
+
+	codePages    = "pages"
+	codeProtocol = "protocol"
 )
 
 // planTimeout bounds the time that a peer may take for hello and plan.
@@ -85,7 +88,7 @@ func (t *target) run(ctx context.Context) error {
 		return err
 	}
 	failpoint.Here(failpoint.TargetWelcomed)
-	m, err := t.session.Control.Receive()
+	m, err := t.receive()
 	if err != nil {
 		return err
 	}
@@ -119,7 +122,7 @@ func (t *target) open(ctx context.Context) error {
 	if err := t.session.Conn.SetDeadline(time.Now().Add(planTimeout)); err != nil {
 		return err
 	}
-	m, err := t.session.Control.Receive()
+	m, err := t.receive()
 	if err != nil {
 		return err
 	}
@@ -246,7 +249,7 @@ func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle
 // serve takes messages until the connection or the attempt ends.
 func (t *target) serve(ctx context.Context) error {
 	for {
-		m, err := t.session.Control.Receive()
+		m, err := t.receive()
 		if err != nil {
 			return err
 		}
@@ -281,7 +284,7 @@ func (t *target) answer(ctx context.Context, m wire.Message) error {
 			return refuse(t.session, codeLimit, err)
 		}
 		if err := t.inbox.await(ctx, m.Number); err != nil {
-			return err
+			return refuse(t.session, codePages, err)
 		}
 		return t.session.Control.Send(&wire.Placed{Barrier: m.Number})
 	case *wire.Freeze:

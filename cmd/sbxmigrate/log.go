@@ -76,7 +76,8 @@ func (l *logger) write(level, message string, now time.Time) {
 	case l.file != nil:
 		fmt.Fprintf(l.w, "time=%q level=%s msg=%q\n", now.Format(time.RFC3339Nano), level, message)
 	default:
-		fmt.Fprintf(l.w, "%s: %s\n", level, message)
+		// A message may quote what a sandbox or another host said.
+		fmt.Fprintf(l.w, "%s: %s\n", level, printableLines(message))
 	}
 }
 

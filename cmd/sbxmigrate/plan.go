@@ -96,7 +96,8 @@ func printPlan(c *cli, plan *checkpoint.Plan) error {
 				backing += " (mapped)"
 			}
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", m.Destination, m.Filesystem, m.Device, backing)
+		// The image says what these are: nobody here has chosen their names.
+		fmt.Fprintln(table, printable(fmt.Sprintf("%s\t%s\t%s\t%s", m.Destination, m.Filesystem, m.Device, backing)))
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -106,7 +107,7 @@ func printPlan(c *cli, plan *checkpoint.Plan) error {
 		if f.Refuses {
 			mark = "REFUSED"
 		}
-		fmt.Fprintf(c.stdout, "%s %s\n", mark, f)
+		fmt.Fprintf(c.stdout, "%s %s\n", mark, printable(f.String()))
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/spf13/pflag"
 )
@@ -48,15 +49,26 @@ func printTable(w io.Writer, heading string, rows []string) error {
 	return table.Flush()
 }
 
-// printable escapes control characters except the tab.
-func printable(text string) string {
+// printable escapes what could move a terminal's cursor or turn its text around, except the tab.
+func printable(text string) string { return escape(text, "\t") }
+
+// printableLines is printable for a text of several lines.
+func printableLines(text string) string { return escape(text, "\t\n") }
+
+// escape escapes control characters except those in keep. Bytes that are no text become U+FFFD.
+func escape(text, keep string) string {
 	var b strings.Builder
 	for _, r := range text {
-		if r != '\t' && (r < ' ' || r >= 0x7f && r < 0xa0) {
+		switch {
+		case strings.ContainsRune(keep, r):
+			b.WriteRune(r)
+		case unicode.IsControl(r):
 			fmt.Fprintf(&b, `\x%02x`, r)
-			continue
+		case unicode.Is(unicode.Bidi_Control, r):
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			b.WriteRune(r)
 		}
-		b.WriteRune(r)
 	}
 	return b.String()
 }

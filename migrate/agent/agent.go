@@ -122,10 +122,15 @@ func (a *Agent) acceptAll(ctx, sessionCtx context.Context, listener net.Listener
 		case err == nil:
 			delay = firstDelay
 			a.accepted.Add(1)
+			// Here, so that the lobby knows them in the order in which they came: whoever comes last is the last to be put out.
+			g, evicted := a.lobby.enter(conn)
+			if evicted {
+				a.evicted.Add(1)
+			}
 			a.running.Add(1)
 			go func() {
 				defer a.running.Done()
-				a.receive(sessionCtx, conn)
+				a.receive(sessionCtx, conn, g)
 			}()
 			continue
 		case ctx.Err() != nil:
@@ -145,12 +150,8 @@ func (a *Agent) acceptAll(ctx, sessionCtx context.Context, listener net.Listener
 	}
 }
 
-// receive brings one connection from accept to its end, or to its attempt.
-func (a *Agent) receive(ctx context.Context, raw net.Conn) {
-	g, evicted := a.lobby.enter(raw)
-	if evicted {
-		a.evicted.Add(1)
-	}
+// receive brings one connection from the lobby to its end, or to its attempt.
+func (a *Agent) receive(ctx context.Context, raw net.Conn, g *guest) {
 	conn, arrival, err := a.prove(raw)
 	stayed := a.lobby.leave(g)
 	if err != nil || !stayed {
@@ -175,7 +176,7 @@ type arrival struct {
 
 // prove goes through handshake and preamble.
 func (a *Agent) prove(raw net.Conn) (*tls.Conn, arrival, error) {
-	if err := raw.SetDeadline(time.Now().Add(a.options.Limits.HandshakeTimeout)); err != nil {
+	if err := errors.Join(boundSilence(raw), raw.SetDeadline(time.Now().Add(a.options.Limits.HandshakeTimeout))); err != nil {
 		return nil, arrival{}, err
 	}
 	conn := tls.Server(raw, a.tls)

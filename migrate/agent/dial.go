@@ -10,7 +10,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 )
 
-// Dial opens a connection to a peer's agent: TCP, TLS with both keys proved, and the preambles. ctx bounds all of that.
+// Dial opens a connection to a peer's agent: TCP, TLS with both keys proved, and the preambles. ctx and DialTimeout bound all of that.
 // Errors that callers tell apart: hostkey.ErrUntrusted (the address answers with another key), hostkey.ErrRefusedByPeer,
 // wire.ErrRefused and wire.ErrVersion.
 func Dial(ctx context.Context, address string, own hostkey.Identity, peer hostkey.Peer, p wire.Preamble) (*tls.Conn, error) {
@@ -18,9 +18,15 @@ func Dial(ctx context.Context, address string, own hostkey.Identity, peer hostke
 	if err != nil {
 		return nil, err
 	}
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	ctx, cancel := context.WithTimeoutCause(ctx, DialTimeout, errDialTimeout)
+	defer cancel()
+	dialer := net.Dialer{KeepAliveConfig: keepAlive, Control: boundUnacknowledged}
+	raw, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", peer.Name, err)
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("connect to %s at %s: %w", peer.Name, address, err)
 	}
 	// Whatever blocks below ends with ctx.
 	stop := context.AfterFunc(ctx, func() { raw.Close() })

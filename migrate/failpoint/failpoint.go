@@ -1,13 +1,16 @@
-// Package failpoint names the moments of a migration at which a test stops a process, to kill it or another one just then.
+// Package failpoint names the moments of a migration at which a test stops a process, to kill it or another one just then, and what
+// a test can make slow.
 //
 // Data in: the directory that the environment variable SBXMIGRATE_FAILPOINTS names. Where it is not set, which is always but in
 // tests, nothing is done and nothing is looked at. Data out: for a point whose name is a file in that directory, the file is
-// renamed to NAME.reached, and the process waits until that is removed.
+// renamed to NAME.reached, and the process waits until that is removed. What is made slow is a file too, which says for how long; it is
+// renamed in the same way and slows once.
 package failpoint
 
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -42,6 +45,10 @@ var All = []string{
 	SourceDestroyed,
 }
 
+// JournalSync is no moment but what can be made slow: the next time that a journal is synced to the disk takes as long as its
+// file says ("10s").
+const JournalSync = "journal-sync"
+
 var directory = os.Getenv(Variable)
 
 // pollInterval is how often a waiting process looks whether it may go on.
@@ -62,5 +69,20 @@ func Here(name string) {
 			return
 		}
 		time.Sleep(pollInterval)
+	}
+}
+
+// Delay is called before something that can be made slow.
+func Delay(name string) {
+	if directory == "" {
+		return
+	}
+	armed := filepath.Join(directory, name)
+	content, err := os.ReadFile(armed)
+	if err != nil || os.Rename(armed, armed+".reached") != nil {
+		return // not armed, or taken by somebody else
+	}
+	if d, err := time.ParseDuration(strings.TrimSpace(string(content))); err == nil {
+		time.Sleep(d)
 	}
 }

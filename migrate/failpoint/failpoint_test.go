@@ -37,3 +37,25 @@ func TestHereWaitsWhereItIsArmed(t *testing.T) {
 	<-done
 	Here(SourceBegun) // once only
 }
+
+func TestDelayIsTakenOnce(t *testing.T) {
+	directory = t.TempDir()
+	defer func() { directory = "" }()
+	Delay(JournalSync) // not armed: returns
+	armed := filepath.Join(directory, JournalSync)
+	const delay = 20 * time.Millisecond
+	if err := os.WriteFile(armed, []byte(delay.String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	Delay(JournalSync)
+	if took := time.Since(began); took < delay {
+		t.Errorf("it took %v, want at least %v", took, delay)
+	}
+	if _, err := os.Stat(armed + ".reached"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(armed); err == nil {
+		t.Error("it would slow again")
+	}
+}

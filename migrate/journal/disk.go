@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
 )
 
 // disk is where a journal is kept. Tests have one that fails, and forgets what was not synced.
@@ -49,7 +51,7 @@ func (realDisk) append(path string, offset int64, b []byte) error {
 	if _, err := file.WriteAt(b, offset); err != nil {
 		return err
 	}
-	return file.Sync()
+	return syncFile(file)
 }
 
 func (realDisk) replace(path string, content []byte) error {
@@ -62,7 +64,7 @@ func (realDisk) replace(path string, content []byte) error {
 	if _, err := file.Write(content); err != nil {
 		return err
 	}
-	if err := file.Sync(); err != nil {
+	if err := syncFile(file); err != nil {
 		return err
 	}
 	if err := os.Rename(temporary, path); err != nil {
@@ -74,6 +76,12 @@ func (realDisk) replace(path string, content []byte) error {
 	}
 	defer dir.Close()
 	return dir.Sync()
+}
+
+// syncFile makes a file durable. A test can have it take its time, as a busy disk does.
+func syncFile(file *os.File) error {
+	failpoint.Delay(failpoint.JournalSync)
+	return file.Sync()
 }
 
 // lockFile takes the lock that a file stands for. Closing it gives the lock up. The file is never removed: another

@@ -7,11 +7,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/unet"
-	"gvisor.dev/gvisor/pkg/urpc"
 )
 
 // SocketName is the control socket's name inside a sandbox's state directory.
@@ -71,7 +71,8 @@ func shortPath(dir string) (string, func(), error) {
 
 // Client is one connection to a sandbox. Calls on it are made one at a time.
 type Client struct {
-	rpc *urpc.Client
+	socket *unet.Socket
+	mu     sync.Mutex // held during a call
 }
 
 // Dial connects to the sandbox whose state directory is dir. The caller closes
@@ -102,14 +103,16 @@ func Dial(ctx context.Context, dir string) (*Client, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	return &Client{rpc: urpc.NewClient(socket)}, nil
+	return &Client{socket: socket}, nil
 }
 
 // Close ends the connection, and with it a call that is under way.
 func (c *Client) Close() error {
 	// Shutdown first: Close alone waits for a reader that is blocked.
-	c.rpc.Socket.Shutdown()
-	return c.rpc.Close()
+	c.socket.Shutdown()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.socket.Close()
 }
 
 // Call makes one call. When ctx ends first, the connection is closed and the
@@ -117,7 +120,15 @@ func (c *Client) Close() error {
 // then unknown.
 func (c *Client) Call(ctx context.Context, method string, arg, result any) error {
 	answered := make(chan error, 1)
-	go func() { answered <- c.rpc.Call(method, arg, result) }()
+	go func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		err := exchange(c.socket, method, arg, result)
+		if err != nil && !errors.As(err, new(*RemoteError)) {
+			c.socket.Shutdown() // what else comes is no answer to anything
+		}
+		answered <- err
+	}()
 	select {
 	case err := <-answered:
 		return callError(method, err)
@@ -132,12 +143,12 @@ func (c *Client) Call(ctx context.Context, method string, arg, result any) error
 }
 
 func callError(method string, err error) error {
-	var remote urpc.RemoteError
+	remote := (*RemoteError)(nil)
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &remote):
-		return &RemoteError{Method: method, Message: remote.Message}
+		return err
 	default:
 		return fmt.Errorf("%w: %s: %w", ErrUnreachable, method, err)
 	}

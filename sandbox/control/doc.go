@@ -11,6 +11,6 @@
 // call waits for ever: every call takes a context, and ending the context
 // closes the connection and returns.
 //
-// Answers come from the sandbox and are data, not truth: a client bounds and
-// checks what it uses.
+// Answers come from the sandbox and are data, not truth: a client bounds what it
+// reads, by method, and checks what it uses.
 package control
