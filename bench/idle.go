@@ -4,9 +4,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -20,11 +18,11 @@ const (
 	idleValueBytes = 4000
 	idleStride     = 7919 // a prime: keys are written in no order
 
-	benchmarkRequests = 20000
+	benchmarkRequests = 10000
 	benchmarkClients  = 20
 	pacedWrites       = 1000 // one each millisecond
-	forks             = 150
-	maps              = 1500
+	forks             = 100
+	maps              = 3000
 )
 
 const (
@@ -51,66 +49,25 @@ var idleSpecs = []spec{
 // The sides of this mode: a sandbox while a migration tracks it, one as they always are, and one without the tracker.
 var idleSides = []struct{ name, tracking string }{{"tracked", "always"}, {"idle", "on"}, {"without", "off"}}
 
-// idle measures what tracking costs. Each run has new sandboxes, since much depends on how memory happens to lie; they live at the same time,
-// and idle but for the one that is measured.
+// idle measures what tracking costs.
 func (s *stage) idle(peers []*runtime, runs int) (*result, error) {
 	if peers[0].name != oursName {
 		return nil, errors.New("idle measures sbxmigrate alone: -peers must have ours")
 	}
 	var sides []string
+	var contenders []contender
 	for _, side := range idleSides {
 		sides = append(sides, side.name)
+		contenders = append(contenders, contender{side.name, peers[0], []string{"--tracking", side.tracking}})
 	}
 	out := newResult("idle", "cost of tracking, to a sandbox without the tracker", sides, idleSpecs)
-	for i := range runs {
-		if err := s.idleRun(peers[0], i, runs, out); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
-func (s *stage) idleRun(ours *runtime, run, runs int, out *result) error {
-	lab, client, err := newClient()
-	if err != nil {
-		return err
-	}
-	defer lab.Close()
-	h, err := newHost(ours.networked(), filepath.Join(s.dir, fmt.Sprintf("idle-%d", run)))
-	if err != nil {
-		return err
-	}
-	var servers []*server
-	for i, side := range idleSides {
-		v, err := s.serve(lab, client, side.name, h, i, "--tracking", side.tracking)
-		if err != nil {
-			return fmt.Errorf("tracking %s: %w", side.tracking, err)
-		}
-		defer v.close()
-		c, err := v.redis()
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		if err := c.Fill(idleKeys, idleValueBytes); err != nil {
-			return err
-		}
-		servers = append(servers, v)
-	}
-	// Each is the first in turn: who comes after whom must not matter.
-	for i := range servers {
-		v := servers[(i+run)%len(servers)]
-		values, err := v.measureIdle()
-		if err != nil {
-			return fmt.Errorf("idle cost, %s: %w", v.side, err)
-		}
-		fmt.Fprintf(os.Stderr, "idle %s %d/%d: %v\n", v.side, run+1, runs, values)
-		out.add(v.side, values)
-	}
-	return nil
+	return out, s.race(out, contenders, runs, (*server).measureIdle)
 }
 
 func (v *server) measureIdle() (map[string]float64, error) {
+	if err := v.fill(); err != nil {
+		return nil, err
+	}
 	values, err := v.redisBenchmark()
 	if err != nil {
 		return nil, err
@@ -131,6 +88,16 @@ func (v *server) measureIdle() (map[string]float64, error) {
 		values[w.quantity] = inMicros(each)
 	}
 	return values, nil
+}
+
+// fill gives redis memory to write to.
+func (v *server) fill() error {
+	c, err := v.redis()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Fill(idleKeys, idleValueBytes)
 }
 
 // redisBenchmark runs Debian's program of that name in the client's namespace.

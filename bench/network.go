@@ -2,17 +2,14 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
-
-	"github.com/sbxmigrate/sbxmigrate/e2e/netlab"
 )
 
 const (
 	streamTime = 1500 * time.Millisecond // of each throughput
 	getCount   = 4000                    // of each latency
+	getWarmUp  = 500                     // go before, uncounted
 	getBytes   = 100
 )
 
@@ -33,57 +30,15 @@ var networkSpecs = []spec{
 	{name: get99Quantity, unit: "µs", goal: 1 / networkShare},
 }
 
-// network measures the network of a sandbox, from a client in another namespace. The sandboxes of all runtimes live at the same time, and idle
-// but for the one that is measured.
+// network measures the network of a sandbox, from a client in another namespace.
 func (s *stage) network(peers []*runtime, runs int) (*result, error) {
-	lab, client, err := newClient()
-	if err != nil {
-		return nil, err
-	}
-	defer lab.Close()
 	var sides []string
-	var servers []*server
-	for i, r := range peers {
-		h, err := newHost(r.networked(), filepath.Join(s.dir, "network-"+r.name))
-		if err != nil {
-			return nil, err
-		}
-		v, err := s.serve(lab, client, r.name, h, i)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", r.name, err)
-		}
-		defer v.close()
-		sides, servers = append(sides, r.name), append(servers, v)
+	var contenders []contender
+	for _, r := range peers {
+		sides, contenders = append(sides, r.name), append(contenders, contender{side: r.name, runtime: r})
 	}
 	out := newResult("network", "network of a sandbox, from another namespace", sides, networkSpecs)
-	for i := range runs + 1 {
-		for _, v := range servers {
-			values, err := v.measureNetwork()
-			if err != nil {
-				return nil, fmt.Errorf("network of %s: %w", v.side, err)
-			}
-			if i == 0 {
-				continue // buffers have not grown, and nothing is in a cache
-			}
-			fmt.Fprintf(os.Stderr, "network %s %d/%d: %v\n", v.side, i, runs, values)
-			out.add(v.side, values)
-		}
-	}
-	return out, nil
-}
-
-// newClient makes a lab with a client in it.
-func newClient() (*netlab.Lab, *os.File, error) {
-	lab, err := netlab.New()
-	if err != nil {
-		return nil, nil, err
-	}
-	client, err := lab.Machine("02:00:00:00:00:03", "10.9.0.3"+prefix, true)
-	if err != nil {
-		lab.Close()
-		return nil, nil, err
-	}
-	return lab, client, nil
+	return out, s.race(out, contenders, runs, (*server).measureNetwork)
 }
 
 func (v *server) measureNetwork() (map[string]float64, error) {
@@ -94,6 +49,9 @@ func (v *server) measureNetwork() (map[string]float64, error) {
 	outOf, err := v.receiveFrom(streamTime)
 	if err != nil {
 		return nil, fmt.Errorf("receive: %w", err)
+	}
+	if _, err := v.latencies(getWarmUp, 0, "GET"); err != nil {
+		return nil, err
 	}
 	gets, err := v.latencies(getCount, 0, "GET")
 	if err != nil {
