@@ -14,14 +14,14 @@ import (
 
 // What the sandboxes of this mode do.
 const (
-	idleKeys       = 16384
+	idleKeys       = 8192
 	idleValueBytes = 4000
 	idleStride     = 7919 // a prime: keys are written in no order
 
-	benchmarkRequests = 10000
+	benchmarkRequests = 6000
 	benchmarkClients  = 20
-	pacedWrites       = 1000 // one each millisecond
-	forks             = 100
+	pacedWrites       = 500 // one each millisecond
+	forks             = 50
 	maps              = 3000
 )
 
