@@ -16,31 +16,44 @@ import (
 // options are the command line.
 type options struct {
 	runs      int
+	modes     string
 	workloads string
 	peers     string
 	json      bool
 	dir       string
 	ours      string
 	runsc     string
+	tables    bool
 }
 
 func main() {
 	var o options
 	flag.IntVar(&o.runs, "runs", 5, "runs of each workload on each runtime")
-	flag.StringVar(&o.workloads, "workloads", "shell,python,redis", "which, comma-separated")
+	flag.StringVar(&o.modes, "modes", "images,move,network,idle", "what to measure, comma-separated")
+	flag.StringVar(&o.workloads, "workloads", "shell,python,redis", "which of images, comma-separated")
 	flag.StringVar(&o.peers, "peers", "ours,runsc", "which, comma-separated")
 	flag.BoolVar(&o.json, "json", false, "print every sample as JSON instead of the table")
 	flag.StringVar(&o.dir, "dir", "/var/tmp", "where images go; about 6 GiB")
 	flag.StringVar(&o.ours, "sbxmigrate", "", "binary to measure instead of building one")
 	flag.StringVar(&o.runsc, "runsc", "", "the same for runsc")
+	flag.BoolVar(&o.tables, "tables", false, "measure nothing: print the tables of files that -json wrote for modes other than images, given as arguments")
 	flag.Parse()
-	if err := run(o); err != nil {
+	if err := run(o, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(o options) error {
+func run(o options, files []string) error {
+	if o.tables {
+		return printFiles(os.Stdout, files)
+	}
+	if len(files) > 0 {
+		return fmt.Errorf("arguments are for -tables, %q is not expected", files)
+	}
+	if err := checkModes(o.modes); err != nil {
+		return err
+	}
 	if os.Getuid() != 0 {
 		return fmt.Errorf("needs root, since it starts sandboxes")
 	}
@@ -65,6 +78,16 @@ func run(o options) error {
 	if err != nil {
 		return err
 	}
+	if listed(o.modes, imagesMode) {
+		if err := s.images(o, peers); err != nil {
+			return err
+		}
+	}
+	return s.others(o, peers)
+}
+
+// images measures starts, checkpoints and restores.
+func (s *stage) images(o options, peers []*runtime) error {
 	var results []*series
 	for _, w := range workloads {
 		if !listed(o.workloads, w.name) {

@@ -39,6 +39,7 @@ type CreateOptions struct {
 	PIDFile  string             // where to write the sandbox process's PID; empty: nowhere
 	Output   string             // where Stdio leads to, for the record; empty: not known
 	Platform string             // default boot.DefaultPlatform
+	Tracking string             // default boot.TrackingOn; the others are for measurements
 	Overlay  mounts.OverlayMode // which writable mounts get a writable layer in memory; default none
 	Lenient  bool               // leave out mounts of unknown type, with a warning, instead of refusing
 	Debug    bool               // log what the guest's kernel does
@@ -246,7 +247,7 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 	spec := c.opts.Bundle.Spec
 	cfg := &boot.Config{
 		ID: c.opts.ID, Spec: spec, Mounts: c.record.Mounts, Network: c.record.Network,
-		Platform: c.record.Platform, TotalMemory: memoryLimit(spec), Debug: c.opts.Debug,
+		Platform: c.record.Platform, Tracking: c.opts.Tracking, TotalMemory: memoryLimit(spec), Debug: c.opts.Debug,
 	}
 	if restore := c.opts.Restore; restore != nil {
 		cfg.Restore = &boot.RestoreConfig{Sessions: restore.Sessions, Terminal: restore.Terminal, Processes: restore.Processes}

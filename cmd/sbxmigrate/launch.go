@@ -9,6 +9,7 @@ import (
 
 	"github.com/sbxmigrate/sbxmigrate/mounts"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
 )
 
 // streamOptions say how a new process is connected to the outside.
@@ -142,6 +143,7 @@ type launchOptions struct {
 	streamOptions
 	bundle   string
 	platform string
+	tracking string
 	overlay  string
 	lenient  bool
 }
@@ -150,6 +152,9 @@ func (o *launchOptions) addFlags(f *pflag.FlagSet) {
 	o.streamOptions.addFlags(f)
 	f.StringVarP(&o.bundle, "bundle", "b", ".", "`directory` with config.json and the root filesystem")
 	f.StringVar(&o.platform, "platform", "", "`how` guest code is run: systrap (default) or kvm")
+	f.StringVar(&o.tracking, "tracking", boot.TrackingOn,
+		"`how` written memory is tracked: on (when a migration asks), off, or always; the others than on show what it costs (docs/benchmarks.md)")
+	f.MarkHidden("tracking")
 	f.StringVar(&o.overlay, "overlay", overlayDefault, "`which` writable mounts get a writable layer in the sandbox's memory, which travels with it: none, root or all")
 	f.BoolVar(&o.lenient, "lenient", false, "leave mounts of unknown type out, with a warning")
 	addIgnoredFlags(f)
@@ -162,6 +167,9 @@ func (c *cli) launch(ctx context.Context, id string, bundle *sandbox.Bundle, o l
 	overlay, err := parseOverlay(o.overlay)
 	if err != nil {
 		return nil, nil, err
+	}
+	if err := boot.CheckTracking(o.tracking); err != nil {
+		return nil, nil, usageError("--tracking: %v", err)
 	}
 	process := bundle.Spec.Process
 	st, err := c.openStreams(id, process.Terminal, process.ConsoleSize, o.streamOptions)
@@ -177,7 +185,7 @@ func (c *cli) launch(ctx context.Context, id string, bundle *sandbox.Bundle, o l
 	st.givenAway()
 	s, warnings, err := c.sandboxes().Create(ctx, sandbox.CreateOptions{
 		ID: id, Bundle: bundle, Stdio: stdio, Preserved: preserved, PIDFile: o.pidFile,
-		Platform: o.platform, Overlay: overlay, Lenient: o.lenient, Debug: c.debug,
+		Platform: o.platform, Tracking: o.tracking, Overlay: overlay, Lenient: o.lenient, Debug: c.debug,
 	})
 	if err != nil {
 		return nil, nil, interruption(ctx, err)

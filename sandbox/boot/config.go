@@ -38,7 +38,8 @@ type Config struct {
 	Network *network.Identity `json:"network"`
 
 	Platform    string `json:"platform"`
-	TotalMemory uint64 `json:"totalMemory"` // bytes that the guest sees; 0: the host's
+	Tracking    string `json:"tracking,omitempty"` // TrackingOn and the like
+	TotalMemory uint64 `json:"totalMemory"`        // bytes that the guest sees; 0: the host's
 	Debug       bool   `json:"debug"`
 
 	// Restore makes the process load a saved kernel through Hooks.Load instead
@@ -158,6 +159,9 @@ func ReadConfig(r io.Reader) (*Config, error) {
 func (c *Config) validate() error {
 	if c.Spec == nil || c.Spec.Process == nil || c.Mounts == nil || c.Network == nil {
 		return errors.New("sandbox configuration lacks spec, process, mounts or network")
+	}
+	if err := CheckTracking(c.Tracking); err != nil {
+		return err
 	}
 	l := c.Files
 	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load} {

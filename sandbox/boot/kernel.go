@@ -9,7 +9,6 @@ import (
 
 	"gvisor.dev/gvisor/pkg/cpuid"
 	"gvisor.dev/gvisor/pkg/gomaxprocs"
-	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/rand"
 	"gvisor.dev/gvisor/pkg/sentry/devices/memdev"
 	"gvisor.dev/gvisor/pkg/sentry/devices/ttydev"
@@ -89,31 +88,6 @@ func initGlobals(totalMemory uint64) error {
 // on their way. The platform's own unit (32 MiB) would make a task wait for all
 // of it.
 const loadingMapUnit = 64 << 10
-
-// firstTrackingFD is the number of the first of the two descriptors of dirty
-// tracking: far above what is inherited, so that the seccomp filter is always
-// the same.
-const firstTrackingFD = 1000
-
-// newTracker wraps a platform so that the pages that the guest dirties can be
-// tracked. Where the host's kernel cannot do that, nothing is lost but the
-// tracking: what needs it says so when it is asked for.
-func newTracker(p platform.Platform, descriptors dirty.Descriptors) *dirty.Tracker {
-	return dirty.Wrap(p, dirty.Options{Descriptors: descriptors})
-}
-
-// openTracking opens what dirty tracking needs.
-func openTracking() (dirty.Descriptors, error) {
-	descriptors, err := dirty.OpenDescriptors()
-	if errors.Is(err, dirty.ErrUnsupported) {
-		log.Infof("memory is scanned instead of tracked: %v", err)
-		return dirty.Descriptors{}, nil
-	}
-	if err != nil {
-		return dirty.Descriptors{}, err
-	}
-	return descriptors.Move(firstTrackingFD)
-}
 
 func newPlatform(name string) (platform.Platform, error) {
 	if name == "" {

@@ -156,6 +156,11 @@ func (s *Sandbox) start() error {
 	if !s.Enter(PhaseCreated, phaseStarting) {
 		return fmt.Errorf("cannot start: container is %s, want %s", s.Phase(), PhaseCreated)
 	}
+	if s.cfg.Tracking == TrackingAlways {
+		if err := s.trackAlways(); err != nil {
+			return err
+		}
+	}
 	if err := s.kernel.Start(); err != nil {
 		return fmt.Errorf("start kernel: %w", err)
 	}

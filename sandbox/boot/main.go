@@ -74,7 +74,7 @@ func open(cfg *Config, files *Files, hooks Hooks) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.platform = newTracker(bare, descriptors)
+	s.platform = newTracker(bare, descriptors, cfg.Tracking)
 	if err := root.seal(); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,9 @@ func (t *Tracker) Arm() (Stats, error) {
 	if t.armed.Load() {
 		return Stats{}, ErrArmed
 	}
+	if t.options.Off {
+		return Stats{}, fmt.Errorf("%w: it is switched off for this sandbox", ErrUnsupported)
+	}
 	if !t.options.Descriptors.open && t.memoryFile != nil {
 		return Stats{}, fmt.Errorf("%w: no descriptors", ErrUnsupported)
 	}

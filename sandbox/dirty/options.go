@@ -31,6 +31,11 @@ type Options struct {
 	// for each MiB that it writes.
 	FaultsPerStep uint64
 
+	// Off leaves the wrapped platform's address spaces and contexts as they are:
+	// nothing stands between them and the kernel, and the Tracker cannot be armed.
+	// With it one sees what tracking costs while nothing is tracked.
+	Off bool
+
 	// Disable switches parts of the tracking off, and thereby breaks it. It
 	// exists for tests, to show that an audit finds what is missed.
 	Disable Rule

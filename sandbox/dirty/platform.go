@@ -74,11 +74,11 @@ func (t *Tracker) MapUnit() uint64 {
 	return t.Platform.MapUnit()
 }
 
-// SupportsAddressSpaceIO implements platform.Platform. It is always false:
-// writes through an address space would fail on mappings made read-only here.
-// The sentry then uses its own mapping.
+// SupportsAddressSpaceIO implements platform.Platform. While anything can be
+// tracked it is false: writes through an address space would fail on mappings
+// made read-only here. The sentry then uses its own mapping.
 func (t *Tracker) SupportsAddressSpaceIO() bool {
-	return false
+	return t.options.Off && t.Platform.SupportsAddressSpaceIO()
 }
 
 // NewAddressSpace implements platform.Platform.
@@ -93,6 +93,9 @@ func (t *Tracker) NewAddressSpace() (platform.AddressSpace, error) {
 			return nil, err
 		}
 	}
+	if t.options.Off {
+		return inner, nil
+	}
 	a := &addressSpace{AddressSpace: inner, tracker: t}
 	t.spacesMu.Lock()
 	t.spaces[a] = struct{}{}
@@ -102,7 +105,11 @@ func (t *Tracker) NewAddressSpace() (platform.AddressSpace, error) {
 
 // NewContext implements platform.Platform.
 func (t *Tracker) NewContext(ctx context.Context) platform.Context {
-	return &switchContext{Context: t.Platform.NewContext(ctx), tracker: t, interrupts: make(chan struct{}, 1)}
+	inner := t.Platform.NewContext(ctx)
+	if t.options.Off {
+		return inner
+	}
+	return &switchContext{Context: inner, tracker: t, interrupts: make(chan struct{}, 1)}
 }
 
 // Prewarm creates address spaces of the wrapped platform ahead of their use, until

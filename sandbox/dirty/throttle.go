@@ -45,6 +45,9 @@ func (t *Tracker) Throttle(percent int) error {
 	if percent < 0 || percent > MaxThrottlePercent {
 		return fmt.Errorf("cannot throttle by %d %%, want 0 to %d", percent, MaxThrottlePercent)
 	}
+	if percent > 0 && t.options.Off {
+		return fmt.Errorf("cannot throttle: %w: the tracker is off", ErrUnsupported)
+	}
 	g := &t.throttle
 	g.turnMu.Lock()
 	defer g.turnMu.Unlock()
