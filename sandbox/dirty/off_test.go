@@ -24,6 +24,9 @@ func TestOff(t *testing.T) {
 	if _, err := tr.Arm(); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("arming gives %v, want %v", err, ErrUnsupported)
 	}
+	if err := tr.Throttle(20); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("throttling gives %v, want %v", err, ErrUnsupported)
+	}
 	if got := tr.MappedPages().Count(); got != 0 {
 		t.Errorf("%d pages are known to be mapped", got)
 	}
