@@ -32,8 +32,9 @@ type Standby struct {
 }
 
 // NewStandby starts a standby under a plan that does not refuse. create's
-// Restore is filled in; from names where the sandbox comes from.
-func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string, create sandbox.CreateOptions) (_ *Standby, err error) {
+// Restore is filled in; from names where the sandbox comes from. whole says that
+// every page is in its place before the start.
+func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string, whole bool, create sandbox.CreateOptions) (_ *Standby, err error) {
 	s := &Standby{created: make(chan struct{})}
 	var theirs []*os.File
 	open := func(ours, other *os.File, openErr error) *os.File {
@@ -77,7 +78,15 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string,
 		s.sb, _, s.err = root.Create(ctx, create)
 		close(s.created)
 	}()
-	if err := s.waitReady(); err != nil {
+	err = s.waitReady()
+	if err == nil {
+		order := byte(inside.StandbyParts)
+		if whole {
+			order = inside.StandbyWhole
+		}
+		_, err = s.standby.Write([]byte{order})
+	}
+	if err != nil {
 		s.Discard()
 		return nil, err
 	}

@@ -35,14 +35,17 @@ func Load(l *boot.Loading) (*kernel.Kernel, error) {
 	if len(l.Files) != LoadFiles && len(l.Files) != LoadFiles+1 {
 		return nil, fmt.Errorf("load was given %d files, want %d, or %d for a standby", len(l.Files), LoadFiles, LoadFiles+1)
 	}
+	whole := false
 	if len(l.Files) > LoadFiles {
-		if err := standBy(l, l.Files[LoadFiles]); err != nil {
+		var err error
+		if whole, err = standBy(l, l.Files[LoadFiles]); err != nil {
 			return nil, err
 		}
 	}
 	state, metadata, pages := l.Files[0], l.Files[1], l.Files[2]
 	defer state.Close()
 	reader := newPageReader(pages)
+	reader.whole = whole
 	loader := kernel.NewAsyncMFLoader(bufferedReader(metadata), reader, l.MemoryFile, nil)
 
 	k := &kernel.Kernel{Platform: l.Platform}

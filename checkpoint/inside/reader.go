@@ -31,8 +31,13 @@ const (
 	RequestHeaderBytes = 8
 	// MaxRequestRanges bounds the ranges of one request.
 	MaxRequestRanges = 64
-	// MaxRequestBytes bounds the memory that one request asks for.
+	// MaxRequestBytes bounds the memory that one request asks for: who waits for a
+	// page waits for no more than that.
 	MaxRequestBytes = 128 << 10
+	// wholeBytes bounds it where nobody waits, since all pages are there before
+	// the kernel runs. The kernel's work for a request would otherwise lengthen
+	// the stop with the size of its memory.
+	wholeBytes = 1 << 30
 	// MaxRequests bounds the requests under way at once.
 	MaxRequests = 4
 	// AnswerAll is the id of an answer to all requests.
@@ -43,6 +48,8 @@ const (
 // place each range in the memory file.
 type pageReader struct {
 	socket *os.File
+	// whole says that all pages come at once, by AnswerAll.
+	whole bool
 
 	mu    sync.Mutex
 	cond  sync.Cond
@@ -71,7 +78,12 @@ func (r *pageReader) Close() error {
 }
 
 // MaxReadBytes implements stateio.AsyncReader.MaxReadBytes.
-func (*pageReader) MaxReadBytes() uint64 { return MaxRequestBytes }
+func (r *pageReader) MaxReadBytes() uint64 {
+	if r.whole {
+		return wholeBytes
+	}
+	return MaxRequestBytes
+}
 
 // MaxRanges implements stateio.AsyncReader.MaxRanges.
 func (*pageReader) MaxRanges() int { return MaxRequestRanges }

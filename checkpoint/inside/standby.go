@@ -12,23 +12,32 @@ import (
 // A standby is a sandbox process that waits for its kernel to come from another
 // host. It has one more socket than other loads, to the agent that made it:
 //
-//	standby → agent   StandbyReady    the memory file may be written to
+//	standby → agent   StandbyReady     the memory file may be written to
+//	agent → standby   StandbyWhole or StandbyParts, the first order: whether all
+//	                  pages are in their place before the kernel is started
 //	agent → standby   StandbyAnnounce  the addresses live here from now on
 //
 // When the socket ends before the sandbox was started, the process ends too: an
 // agent that is gone will not start it, and nobody else may.
 const (
 	StandbyReady    = 'r'
+	StandbyWhole    = 'w'
+	StandbyParts    = 'p'
 	StandbyAnnounce = 'a'
 )
 
-// standBy says that the process is ready, and obeys the agent from then on.
-func standBy(l *boot.Loading, agent *os.File) error {
+// standBy says that the process is ready, and obeys the agent from then on. It
+// returns whether all pages come before the start.
+func standBy(l *boot.Loading, agent *os.File) (whole bool, err error) {
 	if _, err := agent.Write([]byte{StandbyReady}); err != nil {
-		return fmt.Errorf("report to agent: %w", err)
+		return false, fmt.Errorf("report to agent: %w", err)
 	}
+	var order [1]byte
+	if _, err := agent.Read(order[:]); err != nil {
+		return false, fmt.Errorf("hear from agent: %w", err)
+	}
+	whole = order[0] == StandbyWhole
 	go func() {
-		var order [1]byte
 		for {
 			if _, err := agent.Read(order[:]); err != nil {
 				l.Abandon()
@@ -42,5 +51,5 @@ func standBy(l *boot.Loading, agent *os.File) error {
 			}
 		}
 	}()
-	return nil
+	return whole, nil
 }
