@@ -52,7 +52,6 @@ type mobile struct {
 	mac, address string
 	mover        mover
 	place        *os.File // the namespace that it is in
-	filler       *redis.Client
 }
 
 // move measures the move of one redis by each runtime in turn. Both are filled once and then moved there and back again.

@@ -151,7 +151,8 @@ func (q *measured) text(side string) string {
 		return "–"
 	}
 	middle, least, most := spread(q.Values[side])
-	return fmt.Sprintf("%s %s (%s–%s)", short(middle), q.Unit, short(least), short(most))
+	with := strings.TrimSpace(short(middle) + " " + q.Unit)
+	return fmt.Sprintf("%s (%s–%s)", with, short(least), short(most))
 }
 
 func (q *measured) ratioText(side, base string) string {

@@ -50,7 +50,7 @@
 // package pages.
 //
 // While disarmed, the cost is that of a table of mappings for each address
-// space, and one comparison for each Switch.
+// space, and one comparison for each Switch. Options.Off leaves even that out.
 //
 // # Throttle
 //
