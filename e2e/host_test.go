@@ -27,6 +27,10 @@ type host struct {
 	t     *testing.T
 	dir   string // of this host, deleted after the test
 	state string // --root
+	// ns is the network namespace that its commands run in, and ip its address there;
+	// nil: the test's.
+	ns *os.File
+	ip string
 }
 
 // newHost makes a host that lives as long as the test. Its sandboxes must be deleted by then, or are by force.
@@ -45,7 +49,9 @@ func newHost(t *testing.T) *host {
 }
 
 // as returns the host for a subtest, which must not fail its parent.
-func (h *host) as(t *testing.T) *host { return &host{t: t, dir: h.dir, state: h.state} }
+func (h *host) as(t *testing.T) *host {
+	return &host{t: t, dir: h.dir, state: h.state, ns: h.ns, ip: h.ip}
+}
 
 // close deletes every sandbox and directory of the host, and shows the logs of a failed test.
 func (h *host) close() {
@@ -131,6 +137,14 @@ func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// begin starts a command in the host's network namespace.
+func (h *host) begin(cmd *exec.Cmd) error {
+	if h.ns == nil {
+		return cmd.Start()
+	}
+	return inside(h.ns, cmd.Start)
+}
+
 // try runs a command and returns what happened. Stdin is empty; stdio must not be inherited by a sandbox: see launch.
 func (h *host) try(args ...string) result {
 	h.t.Helper()
@@ -145,7 +159,10 @@ func (h *host) finish(stdin io.Reader, args ...string) result {
 	cmd := h.command(ctx, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
-	err := cmd.Run()
+	err := h.begin(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	r := result{args: args, code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}
 	if ctx.Err() != nil {
 		h.t.Fatalf("no end after %v: %v", commandLimit, r)

@@ -122,6 +122,41 @@ func (l *lab) machine(mac, address string, up bool) *os.File {
 	return ns
 }
 
+// shape bounds what goes to a machine, by its number in the order of their making.
+func (l *lab) shape(machine int, bitsPerSecond uint64) {
+	l.t.Helper()
+	const burstBytes, queueBytes = 256 << 10, 1 << 20
+	l.onPort(machine, func(port netlink.Link) error {
+		rate := bitsPerSecond / 8
+		return netlink.QdiscReplace(&netlink.Tbf{
+			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: port.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+			Rate:       rate, Limit: queueBytes, Buffer: uint32(netlink.Xmittime(rate, burstBytes)),
+		})
+	})
+}
+
+// cut pulls a machine's cable out, or puts it back in.
+func (l *lab) cut(machine int, out bool) {
+	l.t.Helper()
+	l.onPort(machine, func(port netlink.Link) error {
+		if out {
+			return netlink.LinkSetDown(port)
+		}
+		return netlink.LinkSetUp(port)
+	})
+}
+
+func (l *lab) onPort(machine int, f func(netlink.Link) error) {
+	l.t.Helper()
+	l.in(l.bridge, func() error {
+		port, err := netlink.LinkByName(fmt.Sprintf("port%d", machine))
+		if err != nil {
+			return err
+		}
+		return f(port)
+	})
+}
+
 // dialFrom opens a TCP connection from a namespace.
 func dialFrom(ns *os.File, address string) (conn net.Conn, err error) {
 	err = inside(ns, func() error {

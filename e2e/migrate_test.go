@@ -33,7 +33,13 @@ type peerHost struct {
 
 func newPair(t *testing.T) *pair {
 	t.Helper()
-	p := &pair{t: t, a: &peerHost{host: newHost(t), name: "a"}, b: &peerHost{host: newHost(t), name: "b"}}
+	return pairOf(t, newHost(t), newHost(t))
+}
+
+// pairOf makes a pair of two hosts, whose agents listen where the hosts are.
+func pairOf(t *testing.T, a, b *host) *pair {
+	t.Helper()
+	p := &pair{t: t, a: &peerHost{host: a, name: "a"}, b: &peerHost{host: b, name: "b"}}
 	keys := make(map[*peerHost]string)
 	for _, h := range []*peerHost{p.a, p.b} {
 		keys[h] = strings.TrimSpace(h.must("key", "init", "--data", h.data()))
@@ -51,8 +57,11 @@ func (h *peerHost) data() string { return h.path("data") }
 func (h *peerHost) startAgent() {
 	h.t.Helper()
 	listen := "127.0.0.1:0"
-	if h.address != "" {
+	switch {
+	case h.address != "":
 		listen = h.address // where it was: who looks for it knows no other
+	case h.ns != nil:
+		listen = h.ip + ":7443"
 	}
 	cmd := h.command(context.Background(), "agent", "--listen", listen, "--data", h.data())
 	out, err := cmd.StdoutPipe()
@@ -61,7 +70,7 @@ func (h *peerHost) startAgent() {
 	}
 	log := &lockedLog{}
 	cmd.Stderr = log
-	if err := cmd.Start(); err != nil {
+	if err := h.begin(cmd); err != nil {
 		h.t.Fatal(err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
@@ -149,9 +158,9 @@ type lockedLog struct{ lines strings.Builder }
 func (l *lockedLog) Write(b []byte) (int, error) { return l.lines.Write(b) }
 func (l *lockedLog) String() string              { return l.lines.String() }
 
-// A sandbox moves there and back again, in both modes, with its memory, and counts on.
+// A sandbox moves there and back again, in every mode, with its memory, and counts on.
 func TestMigrate(t *testing.T) {
-	for _, mode := range []string{"stop", "precopy"} {
+	for _, mode := range []string{"stop", "precopy", "postcopy", "hybrid"} {
 		t.Run(mode, func(t *testing.T) {
 			p := newPair(t)
 			c := startCounter(t, p.a.host, "web", guest.Bundle{})
