@@ -131,10 +131,11 @@ func TestMigratePostcopyOverALinkThatIsCut(t *testing.T) {
 	l := newLab(t)
 	client := l.machine(clientMAC, clientAddress+"/24", true) // 1
 	home := l.machine(serverMAC, serverAddress+"/24", true)   // 2
-	a, b := newHost(t), newHost(t)
-	a.ip, b.ip = "10.9.0.11", "10.9.0.12"
-	a.ns = l.machine("02:00:00:00:00:0a", a.ip+"/24", true) // 3
-	b.ns = l.machine("02:00:00:00:00:0b", b.ip+"/24", true) // 4
+	const ipA, ipB = "10.9.0.11", "10.9.0.12"
+	nsA := l.machine("02:00:00:00:00:0a", ipA+"/24", true) // 3
+	nsB := l.machine("02:00:00:00:00:0b", ipB+"/24", true) // 4
+	a, b := newHost(t), newHost(t)                         // after their namespaces, and so gone before them
+	a.ns, a.ip, b.ns, b.ip = nsA, ipA, nsB, ipB
 	l.shape(3, bits)
 	l.shape(4, bits)
 	p := pairOf(t, a, b)

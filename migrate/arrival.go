@@ -17,9 +17,8 @@ import (
 type arrival struct {
 	standby *checkpoint.Standby // nil where an earlier agent started the sandbox
 	// fetch brings what is missing after post-copy; nil where nothing is. Set before
-	// Start, as is begin, which gives it its connections.
+	// Start.
 	fetch *fetch
-	begin func() error
 
 	mu sync.Mutex
 	// sb is the sandbox once it is loaded. Guarded by mu, as is everything below.
@@ -92,10 +91,6 @@ func (a *arrival) Start(ctx context.Context) error {
 		// What is lost here is sent again by whoever sent it.
 		checkpoint.Inject(ctx, a.sb, a.frames)
 		a.frames = nil
-	}
-	if a.fetch != nil {
-		// Connections that are lost already come again.
-		a.begin()
 	}
 	if err := a.standby.Start(ctx); err != nil {
 		// It may run all the same, or never. Ending it makes that certain: the

@@ -13,19 +13,16 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
 
-// leaveMissing lets the kernel load without some pages, to be fetched once it is
-// started.
+// leaveMissing lets the kernel load without some pages, and begins to fetch them: it
+// needs one or two to be loaded.
 func (t *target) leaveMissing(missing *pages.Set) error {
 	pager, err := t.arrival.standby.Missing(missing)
 	if err != nil {
 		return err
 	}
-	f := newFetch(pager, missing)
-	t.arrival.fetch, t.arrival.begin = f, func() error {
-		t.inbox.fetch.Store(f)
-		return f.attach(t.conns)
-	}
-	return nil
+	t.arrival.fetch = newFetch(pager, missing)
+	t.inbox.fetch.Store(t.arrival.fetch)
+	return t.arrival.fetch.attach(t.conns)
 }
 
 // rejoin serves a source that comes back after its commit, with what is left of

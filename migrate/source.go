@@ -141,7 +141,9 @@ type source struct {
 	// pending are dirty pages that a collection named and that are not sent.
 	pending *pages.Set
 	// postcopy: what the stop finds is left to be fetched after the start.
-	postcopy   bool
+	postcopy bool
+	// pages serves that; nil otherwise.
+	pages      *pageService
 	fetchBegan time.Time
 	// lanesBefore is what went over connections that were lost.
 	lanesBefore uint64
@@ -200,6 +202,9 @@ func (s *source) run(ctx context.Context) error {
 	s.stopForwarding = func() {}
 	defer func() {
 		s.stopForwarding()
+		if s.pages != nil {
+			s.pages.hangUp()
+		}
 		if s.live != nil {
 			s.live.Close()
 		}
@@ -222,13 +227,7 @@ func (s *source) run(ctx context.Context) error {
 		return s.abort(ctx, err)
 	}
 	other.link, other.hello = s.link, s.hello
-	if s.postcopy {
-		other.pages = &pageService{memory: s.memory, codec: s.opts.Codec, pace: wire.NewPace(s.opts.BytesPerSecond), renewed: s.renew}
-		if err := other.pages.begin(s.lanes); err != nil {
-			return s.abort(ctx, err)
-		}
-		defer other.pages.hangUp()
-	}
+	other.pages = s.pages
 	return s.commit(ctx, other)
 }
 

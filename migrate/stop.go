@@ -58,6 +58,13 @@ func (s *source) stop(ctx context.Context) error {
 	}
 	s.report.StateBytes, s.report.MetaBytes, s.report.PagesCommitted = totals.StateBytes, totals.MetaBytes, totals.CommittedPages
 	s.report.PagesFetched = totals.MissingPages
+	if s.postcopy {
+		// At once: the kernel may need a page to be loaded.
+		s.pages = &pageService{memory: s.memory, codec: s.opts.Codec, pace: wire.NewPace(s.opts.BytesPerSecond), renewed: s.renew}
+		if err := s.pages.begin(s.lanes); err != nil {
+			return err
+		}
+	}
 	if err := s.link.control.Send(&wire.Handover{Totals: totals, Epoch: s.epoch}); err != nil {
 		return err
 	}
