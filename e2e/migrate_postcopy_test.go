@@ -158,12 +158,14 @@ func TestMigratePostcopyOverALinkThatIsCut(t *testing.T) {
 	l.cut(3, false)
 	m.mustEnd()
 	ended := time.Now()
+	answers := pings.end(t)
+	c.ask("DEL", "pinged")
 	if now := c.ask("DEBUG", "DIGEST"); now != digest {
 		t.Errorf("digest of all keys is %s, before %s", now, digest)
 	}
-	answers := pings.end(t)
 	pause, _ := m.first(func(e progress) bool { return e.Phase == "pause" })
-	t.Logf("first answer %v after the pause; link out for %v, over %v after it was back", firstAfter(answers, pause.Time).Sub(pause.Time),
+	stopped, _ := m.first(func(e progress) bool { return e.Phase == "load" })
+	t.Logf("first answer %v after the pause; link out for %v, over %v after it was back", firstAfter(answers, stopped.Time).Sub(pause.Time),
 		outage, ended.Sub(began.Add(outage)))
 	p.a.wantMigrated("redis", p.b)
 	p.b.wantStatus("redis", specs.StateRunning)
@@ -187,7 +189,6 @@ func pingOn(c *redisClient) *pinger {
 			p.answers = append(p.answers, time.Now())
 			select {
 			case <-p.stop:
-				_, p.err = 0, c.send("DEL", "pinged")
 				return
 			case <-time.After(time.Millisecond):
 			}
@@ -206,15 +207,14 @@ func (p *pinger) end(t *testing.T) []time.Time {
 	return p.answers
 }
 
-// firstAfter returns the first answer to a question that was asked after the pause: the first one may have been answered before it.
-func firstAfter(answers []time.Time, pause time.Time) time.Time {
-	longest, at := time.Duration(0), pause
-	for i := 1; i < len(answers) && answers[i-1].Before(pause.Add(time.Second)); i++ {
-		if gap := answers[i].Sub(answers[i-1]); answers[i].After(pause) && gap > longest {
-			longest, at = gap, answers[i]
+// firstAfter returns the first answer after a moment.
+func firstAfter(answers []time.Time, moment time.Time) time.Time {
+	for _, at := range answers {
+		if at.After(moment) {
+			return at
 		}
 	}
-	return at
+	return time.Time{}
 }
 
 // slowRedis starts a redis and moves it, slowly enough for something to happen in the middle.
