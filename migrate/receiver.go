@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,15 +47,19 @@ type Receiver struct {
 // session is a control connection that is being served.
 type session struct {
 	peer  string // its key
-	conn  net.Conn
+	end   func() // whatever it waits for, but for what must be finished
 	ended chan struct{}
 }
 
 // enter makes a connection the one of its attempt. One that the same peer had
 // before is of no use to it any more, whatever this host knows of that: it is ended
-// first.
-func (r *Receiver) enter(s *agent.Session) (leave func()) {
-	own := &session{peer: s.Peer.Key.String(), conn: s.Conn, ended: make(chan struct{})}
+// first. The context is done when that happens to this one.
+func (r *Receiver) enter(ctx context.Context, s *agent.Session) (_ context.Context, leave func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	own := &session{peer: s.Peer.Key.String(), ended: make(chan struct{}), end: func() {
+		cancel()
+		s.Conn.Close()
+	}}
 	id := s.Attempt()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -64,7 +67,7 @@ func (r *Receiver) enter(s *agent.Session) (leave func()) {
 		r.sessions = make(map[attempt.ID]*session)
 	}
 	for old := r.sessions[id]; old != nil && old.peer == own.peer; old = r.sessions[id] {
-		old.conn.Close()
+		old.end()
 		r.mu.Unlock()
 		<-old.ended
 		r.mu.Lock()
@@ -72,7 +75,8 @@ func (r *Receiver) enter(s *agent.Session) (leave func()) {
 	if r.sessions[id] == nil {
 		r.sessions[id] = own
 	}
-	return func() {
+	return ctx, func() {
+		cancel()
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.sessions[id] == own {
@@ -147,7 +151,8 @@ func openJournalWithin(ctx context.Context, dir, id string, patience time.Durati
 
 // Handle serves one control connection. It is an agent.Handler.
 func (r *Receiver) Handle(ctx context.Context, s *agent.Session) {
-	defer r.enter(s)()
+	ctx, leave := r.enter(ctx, s)
+	defer leave()
 	log := r.Logger.With("attempt", s.Attempt().String(), "peer", s.Peer.Name)
 	t := &target{receiver: r, session: s, log: log}
 	err := t.run(ctx)
