@@ -150,8 +150,8 @@ func (f *fetch) want(n checkpoint.Need) error {
 				open.left++
 			}
 		}
-		f.plan.wanted(run.First, run.First+run.Count, f.missing)
 	}
+	f.plan.wanted(n.Runs, f.missing)
 	f.moved.Broadcast()
 	if open.left > 0 {
 		return nil

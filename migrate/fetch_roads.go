@@ -72,7 +72,7 @@ func (f *fetch) detach() {
 	}
 	slices.Sort(waiting)
 	for _, page := range waiting {
-		f.plan.push(page)
+		f.plan.urge([]wire.Range{{Page: page, Count: 1}})
 	}
 	f.moved.Broadcast()
 }
@@ -115,7 +115,7 @@ func (f *fetch) find(r *roads) (order, bool) {
 		r.listed = true
 		return order{ranges: rangesOf(f.came), list: true}, true
 	}
-	if urgent := f.plan.nextUrgent(f.missing); len(urgent) > 0 {
+	if urgent := f.plan.nextUrgent(f.missing, time.Now()); len(urgent) > 0 {
 		return order{ranges: urgent}, true
 	}
 	ahead, ok := f.plan.nextAhead(f.missing, len(f.staged), time.Now())

@@ -319,16 +319,19 @@ func TestFetchRefuses(t *testing.T) {
 	}
 }
 
-// What the kernel asks for goes first, then what follows its newest requests, then the lowest; and never the same page twice.
+// What the kernel asks for goes first, the newest before the others, then what follows its newest requests, then the lowest; and never the same page twice.
 func TestFetchPlanOrder(t *testing.T) {
 	missing := setOfRange(0, 4000)
 	p := newFetchPlan()
 	now := time.Now()
 	p.window = maxAheadPages
-	p.wanted(1000, 1016, missing)
-	p.wanted(2000, 2016, missing)
-	if got := p.nextUrgent(missing); len(got) != 2 || got[0].Page != 1000 || got[1].Page != 2000 || got[1].Count != 16 {
-		t.Fatalf("urgent: %v", got)
+	for _, first := range []uint64{1000, 2000} {
+		p.wanted([]image.Run{{First: first, Count: 16}}, missing)
+	}
+	for _, want := range []wire.Range{{Page: 2000, Count: 16}, {Page: 1000, Count: 16}} {
+		if got := p.nextUrgent(missing, now); len(got) != 1 || got[0] != want {
+			t.Fatalf("urgent: %v, want %v", got, want)
+		}
 	}
 	asked := &pages.Set{}
 	asked.AddRange(1000, 1016)
@@ -356,6 +359,20 @@ func TestFetchPlanOrder(t *testing.T) {
 	if asked.Count() != 4000 {
 		t.Errorf("%d of 4000 pages are asked for", asked.Count())
 	}
+}
+
+// The oldest need has its turn, however many newer ones there are.
+func TestFetchPlanStarvesNobody(t *testing.T) {
+	missing := setOfRange(0, 4000)
+	p := newFetchPlan()
+	p.wanted([]image.Run{{First: 0, Count: 1}}, missing)
+	for newer := uint64(1); newer <= oldestTurn; newer++ {
+		p.wanted([]image.Run{{First: newer * 100, Count: 1}}, missing)
+		if got := p.nextUrgent(missing, time.Now()); got[0].Page == 0 {
+			return
+		}
+	}
+	t.Error("the oldest need never had its turn")
 }
 
 // More is asked for ahead as long as that comes at once, and less when it queues.

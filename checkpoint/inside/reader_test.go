@@ -121,11 +121,12 @@ func TestReaderOutlivesItsPager(t *testing.T) {
 	read(r, 3, 50, 60)
 	first.wantRequest(3, [2]uint64{50, 60})
 
-	second, theirs := newFakePager(t)
+	_, theirs := newFakePager(t)
 	if _, err := r.attach(theirs); err == nil {
 		t.Fatal("a second pager was taken while there is one")
 	}
 	first.socket.Close()
+	var second fakePager
 	var left [][2]uint64
 	for {
 		var err error
