@@ -8,6 +8,10 @@
 //	Save     survey ─► prepare ─► stop ─► pages ─► commit ─► end (or resume)
 //	Restore  plan ─► load kernel state ─► start ─► pages, as they are asked for
 //
+// For a migration it gives the same in pieces: Live is a sandbox that is about to
+// leave, Standby one that arrives, and Pager the way to one that runs while pages
+// are missing.
+//
 // # What is not trusted
 //
 // Everything that comes out of a sandbox process: page ranges, requests for

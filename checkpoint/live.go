@@ -348,6 +348,11 @@ func Inject(ctx context.Context, sb *sandbox.Sandbox, frames []network.Frame) er
 }
 
 func callOnce(ctx context.Context, sb *sandbox.Sandbox, method string, arg any) error {
+	return callFor(ctx, sb, method, arg, &control.None{})
+}
+
+// callFor makes one call on a connection of its own.
+func callFor(ctx context.Context, sb *sandbox.Sandbox, method string, arg, result any) error {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	client, err := sb.Dial(ctx)
@@ -355,5 +360,5 @@ func callOnce(ctx context.Context, sb *sandbox.Sandbox, method string, arg any) 
 		return err
 	}
 	defer client.Close()
-	return client.Call(ctx, method, arg, &control.None{})
+	return client.Call(ctx, method, arg, result)
 }

@@ -64,7 +64,7 @@ func (s *pageServer) serve(workers int) error {
 		})
 	}
 	for {
-		request, err := s.receive()
+		request, err := receiveRequest(s.socket, s.memoryBytes)
 		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
 			break
 		}
@@ -79,28 +79,32 @@ func (s *pageServer) serve(workers int) error {
 	return failure
 }
 
-// receive reads and checks one request.
-func (s *pageServer) receive() (pageRequest, error) {
+// receiveRequest reads and checks one request. The last of a kernel that was told
+// what is missing is ErrAllLoaded.
+func receiveRequest(socket io.Reader, memoryBytes uint64) (pageRequest, error) {
 	var header [inside.RequestHeaderBytes]byte
-	if _, err := io.ReadFull(s.socket, header[:]); err != nil {
+	if _, err := io.ReadFull(socket, header[:]); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = io.EOF
 		}
 		return pageRequest{}, err
 	}
 	id, count := binary.LittleEndian.Uint32(header[:4]), binary.LittleEndian.Uint32(header[4:])
+	if id == inside.RequestDone && count == 0 {
+		return pageRequest{}, ErrAllLoaded
+	}
 	if id >= inside.MaxRequests || count == 0 || count > inside.MaxRequestRanges {
 		return pageRequest{}, fmt.Errorf("%w: it asks for pages as request %d with %d ranges, limits are %d and %d",
 			ErrSandbox, id, count, inside.MaxRequests, inside.MaxRequestRanges)
 	}
 	body := make([]byte, count*inside.RangeBytes)
-	if _, err := io.ReadFull(s.socket, body); err != nil {
+	if _, err := io.ReadFull(socket, body); err != nil {
 		return pageRequest{}, io.EOF
 	}
 	request := pageRequest{id: id}
 	var pages uint64
 	for len(body) > 0 {
-		run, err := parseRange(body[:inside.RangeBytes], s.memoryBytes)
+		run, err := parseRange(body[:inside.RangeBytes], memoryBytes)
 		if err != nil {
 			return pageRequest{}, err
 		}

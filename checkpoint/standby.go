@@ -90,7 +90,6 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string,
 		s.Discard()
 		return nil, err
 	}
-	go io.Copy(io.Discard, s.pages) // requests: all are answered at once, in Placed
 	return s, nil
 }
 
@@ -123,7 +122,7 @@ func (s *Standby) Announce() error {
 	return err
 }
 
-// Placed tells the kernel that every page is in its place.
+// Placed tells the kernel that every page is in its place. Otherwise call Missing.
 func (s *Standby) Placed() error {
 	var answer [inside.RequestHeaderBytes]byte
 	binary.LittleEndian.PutUint32(answer[:4], inside.AnswerAll)

@@ -153,10 +153,10 @@ func (l *lab) mend(n int) {
 // slow shapes what reaches machine n to so many bytes a second, until quicken.
 func (l *lab) slow(n int, bytesPerSecond uint64) {
 	l.changePort(n, func(port netlink.Link) error {
-		const burst, queue = 32 << 10, 256 << 10
+		burst := max(32<<10, uint32(bytesPerSecond/500)) // 2 ms of it: a fast link must not wait for the clock
 		return netlink.QdiscReplace(&netlink.Tbf{
 			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: port.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
-			Rate:       bytesPerSecond, Limit: queue, Buffer: netlink.Xmittime(bytesPerSecond, burst),
+			Rate:       bytesPerSecond, Limit: 8 * burst, Buffer: netlink.Xmittime(bytesPerSecond, burst),
 		})
 	})
 }

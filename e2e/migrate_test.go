@@ -176,9 +176,9 @@ func (l *lockedLog) String() string {
 	return l.lines.String()
 }
 
-// A sandbox moves there and back again, in both modes, with its memory, and counts on.
+// A sandbox moves there and back again, in every mode, with its memory, and counts on.
 func TestMigrate(t *testing.T) {
-	for _, mode := range []string{"stop", "precopy"} {
+	for _, mode := range []string{"stop", "precopy", "postcopy", "hybrid"} {
 		t.Run(mode, func(t *testing.T) {
 			p := newPair(t)
 			c := startCounter(t, p.a.host, "web", guest.Bundle{})

@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
@@ -14,7 +15,10 @@ import (
 
 // arrival is a standby, and the sandbox that it becomes, for package handover.
 type arrival struct {
-	standby *checkpoint.Standby
+	standby *checkpoint.Standby // nil where an earlier agent started the sandbox
+	// fetch brings what is missing after post-copy; nil where nothing is. Set before
+	// Start.
+	fetch *fetch
 
 	mu sync.Mutex
 	// sb is the sandbox once it is loaded. Guarded by mu, as is everything below.
@@ -101,6 +105,17 @@ func (a *arrival) Start(ctx context.Context) error {
 	return nil
 }
 
+// fetching says whether it runs, and the fetch of what is missing is not over for
+// this host.
+func (a *arrival) fetching() bool {
+	if a == nil {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.started && a.fetch != nil
+}
+
 // Discard implements handover.Arrival.
 func (a *arrival) Discard() error {
 	a.mu.Lock()
@@ -112,6 +127,9 @@ func (a *arrival) Discard() error {
 		return err
 	}
 	a.gone = true
+	if a.fetch != nil {
+		a.fetch.pager.Close()
+	}
 	return nil
 }
 
@@ -135,3 +153,24 @@ func (s survivor) Discard() error { return nil }
 
 // statusCreated is the status of a sandbox that was not started.
 const statusCreated = "created"
+
+// release ends a fetch that is over.
+func (a *arrival) release() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fetch.pager.Close()
+	a.fetch = nil
+}
+
+// endPatience is how long a sandbox process may take to end whose kernel has gone.
+const endPatience = 5 * time.Second
+
+// awaitEnd waits until the sandbox's process has ended, if it does.
+func (a *arrival) awaitEnd() bool {
+	for deadline := time.Now().Add(endPatience); a.Copy() == journal.Running; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}

@@ -26,22 +26,25 @@ type counterpart struct {
 	heard func(*wire.Standing)
 	// unreachable is why nobody can be asked, nil if somebody can.
 	unreachable error
+	// pages serves what is missing on the target; nil where nothing can be.
+	pages *pageService
 }
 
 // Commit implements handover.Counterpart.
 func (c *counterpart) Commit(ctx context.Context, id attempt.ID, epoch attempt.Epoch) (attempt.Standing, error) {
 	failpoint.Here(failpoint.SourceHanded)
-	return c.ask(ctx, id, &wire.Commit{Epoch: epoch})
+	return c.ask(ctx, id, epoch, &wire.Commit{Epoch: epoch})
 }
 
 // Query implements handover.Counterpart.
 func (c *counterpart) Query(ctx context.Context, id attempt.ID, epoch attempt.Epoch) (attempt.Standing, error) {
-	return c.ask(ctx, id, &wire.Query{Epoch: epoch})
+	return c.ask(ctx, id, epoch, &wire.Query{Epoch: epoch})
 }
 
 // ask sends a question and waits for the answer that ends the matter, or for the
-// best there is until answerTimeout.
-func (c *counterpart) ask(ctx context.Context, id attempt.ID, question wire.Message) (attempt.Standing, error) {
+// best there is until answerTimeout. As long as pages are missing, it serves them.
+func (c *counterpart) ask(ctx context.Context, id attempt.ID, epoch attempt.Epoch, question wire.Message) (attempt.Standing, error) {
+	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	l, err := c.connect(ctx, id)
@@ -57,6 +60,9 @@ func (c *counterpart) ask(ctx context.Context, id attempt.ID, question wire.Mess
 		}
 		c.heard(answer)
 		best = answer.Standing
+		if answer.PagesMissing > 0 && c.pages != nil {
+			return c.attend(whole, id, epoch)
+		}
 		if best != attempt.Owner && best != attempt.Incomplete {
 			return best, nil
 		}

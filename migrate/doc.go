@@ -1,7 +1,7 @@
 // Package migrate moves a running sandbox to another host.
 //
 // It owns both sides of a migration: Migrate on the source, Receiver on the target, which is an agent.Handler and also
-// goes on with migrations whose command was killed (Receiver.Recover); the phases (Machine), what is reported (Report) and what is
+// goes on with migrations whose command was killed (Receiver.Recover), serving missing pages where it must; the phases (Machine), what is reported (Report) and what is
 // told while it goes on (Event). How memory and kernel get out of and into a sandbox process is package checkpoint's business.
 // Its parts have packages of their own:
 //
@@ -36,6 +36,9 @@
 //
 // # Invariants
 //
+// After post-copy a page is placed once, and only while the kernel asks for it (fetch). The source's copy is destroyed only after both
+// sides have the same sum of all pages that were fetched.
+//
 // A phase follows another only as the table in phase.go allows. Each moment of a migration belongs to exactly one phase,
 // so the times of the phases sum to the total, to the nanosecond.
 //
@@ -47,9 +50,10 @@
 // # Locks
 //
 // The mutexes of Machine, ledger, inbox, stream, Canceller and Steering are taken alone, a lane's around a write to its connection. An
-// arrival's is held while a sandbox is started or discarded, under that of handover.Target.
+// arrival's is held while a sandbox is started or discarded, under that of handover.Target. A fetch's is taken under an arrival's, and held
+// while pages are placed. Receiver's is taken alone.
 //
 // # What it does not do
 //
-// Post-copy, and more than one memory file.
+// More than one memory file.
 package migrate

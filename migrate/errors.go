@@ -30,6 +30,8 @@ var (
 	// ErrUnresolved says that the sandbox was handed over and that it is not known
 	// how that ended. It stays paused here; this host's agent goes on with it.
 	ErrUnresolved = errors.New("hand-over is not over")
+	// ErrArriving says that memory of the sandbox is still on the host that it comes from.
+	ErrArriving = errors.New("its memory has not completely arrived here")
 	// ErrNotConverged says that memory changes faster than it can be sent.
 	ErrNotConverged = errors.New("migration does not converge")
 )

@@ -26,6 +26,10 @@ type inbox struct {
 	packet func(nic uint16, p wire.Packet)
 	// limitPages bounds page numbers.
 	limitPages atomic.Uint64
+	// postcopy: pages may be missing at the handover.
+	postcopy bool
+	// fetch takes what comes after the start, where pages are missing.
+	fetch atomic.Pointer[fetch]
 
 	mu    sync.Mutex
 	moved sync.Cond // its lock is mu
@@ -34,6 +38,9 @@ type inbox struct {
 	passed         uint64
 	committed      []wire.Range
 	committedEnded bool
+	missing        []wire.Range
+	missingEnded   bool
+	finished       bool  // nothing may be changed any more
 	lost           error // a lane ended
 }
 
@@ -63,6 +70,9 @@ func (in *inbox) lane(conn net.Conn) {
 	in.barrier.Break(err)
 	in.state.abandonUnlessEnded()
 	in.meta.abandonUnlessEnded()
+	if f := in.fetch.Load(); f != nil {
+		f.lost(conn)
+	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.lost == nil {
@@ -87,6 +97,19 @@ func (in *inbox) frame(f wire.Frame) error {
 	if f.Stream != memoryStream && f.Type != wire.TypePacket {
 		return fmt.Errorf("it names memory file %d, there is only %d", f.Stream, memoryStream)
 	}
+	if f.Type == wire.TypePacket {
+		p, err := wire.ParsePacket(f.Payload)
+		if err == nil {
+			in.packet(f.Stream, p)
+		}
+		return err
+	}
+	if fetch := in.fetch.Load(); fetch != nil {
+		return fetch.frame(f)
+	}
+	if in.isFinished() {
+		return errors.New("it comes after the handover")
+	}
 	switch f.Type {
 	case wire.TypePages:
 		return in.place(f.Payload)
@@ -100,24 +123,40 @@ func (in *inbox) frame(f wire.Frame) error {
 		return in.state.add(f.Payload)
 	case wire.TypeMeta:
 		return in.meta.add(f.Payload)
-	case wire.TypeCommitted:
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		var err error
-		in.committed, err = wire.ParseRanges(in.committed, f.Payload, in.limitPages.Load())
-		return err
+	case wire.TypeCommitted, wire.TypeMissing:
+		return in.list(f.Type, f.Payload)
 	case wire.TypeBarrier:
 		return in.arrive(f.Payload)
 	case wire.TypeEnd:
 		return in.end(f.Payload)
-	case wire.TypePacket:
-		p, err := wire.ParsePacket(f.Payload)
-		if err == nil {
-			in.packet(f.Stream, p)
-		}
-		return err
 	}
-	return errors.New("not part of this mode of migration")
+	return errNotThisMode
+}
+
+// errNotThisMode says that a frame belongs to another mode.
+var errNotThisMode = errors.New("not part of this mode of migration")
+
+func (in *inbox) isFinished() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.finished
+}
+
+// list takes a piece of the committed or the missing pages.
+func (in *inbox) list(t wire.Type, payload []byte) (err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.finished:
+		err = errors.New("it comes after the handover")
+	case t == wire.TypeCommitted:
+		in.committed, err = wire.ParseRanges(in.committed, payload, in.limitPages.Load())
+	case in.postcopy:
+		in.missing, err = wire.ParseRanges(in.missing, payload, in.limitPages.Load())
+	default:
+		err = errNotThisMode
+	}
+	return err
 }
 
 // place puts the pages of a frame in their place.
@@ -200,15 +239,23 @@ func (in *inbox) end(payload []byte) error {
 	case wire.TypeMeta:
 		return in.meta.end(end.Bytes)
 	case wire.TypeCommitted:
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		if in.committedEnded || end.Bytes != uint64(len(in.committed))*rangeBytes {
-			return fmt.Errorf("committed list ends after %d bytes, %d ranges came", end.Bytes, len(in.committed))
-		}
-		in.committedEnded = true
-		return nil
+		return in.endList(end, &in.committed, &in.committedEnded)
 	}
-	return errors.New("not part of this mode of migration")
+	if !in.postcopy {
+		return errNotThisMode
+	}
+	return in.endList(end, &in.missing, &in.missingEnded)
+}
+
+// endList takes the end of one of the lists.
+func (in *inbox) endList(end wire.End, list *[]wire.Range, ended *bool) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if *ended || end.Bytes != uint64(len(*list))*rangeBytes {
+		return fmt.Errorf("%v list ends after %d bytes, %d ranges came", end.Type, end.Bytes, len(*list))
+	}
+	*ended = true
+	return nil
 }
 
 // rangeBytes is the size of a range in a frame.
@@ -235,31 +282,45 @@ func (in *inbox) await(ctx context.Context, number uint64) error {
 	return nil
 }
 
-// finish makes holes of what is not committed, and returns what came in all. The
-// last barrier has been passed.
-func (in *inbox) finish() (wire.Totals, error) {
-	var t wire.Totals
+// finish makes holes of what is not committed, and returns what came in all and
+// what is missing. The last barrier has been passed.
+func (in *inbox) finish() (t wire.Totals, missing *pages.Set, err error) {
 	var stateEnded, metaEnded bool
 	t.StateBytes, t.StateDigest, stateEnded = in.state.totals()
 	t.MetaBytes, t.MetaDigest, metaEnded = in.meta.totals()
 	in.mu.Lock()
-	ranges, ended := in.committed, in.committedEnded
+	in.finished = stateEnded && metaEnded && in.committedEnded && in.missingEnded == in.postcopy
+	finished, committed, missing := in.finished, setOf(in.committed), setOf(in.missing)
 	in.mu.Unlock()
-	if !stateEnded || !metaEnded || !ended {
-		return t, errors.New("handover before the ends of state, metadata and committed pages")
+	if !finished {
+		return t, nil, errors.New("handover before the ends of state, metadata and lists of pages")
 	}
-	committed := &pages.Set{}
-	for _, r := range ranges {
-		committed.AddRange(r.Page, r.End())
-		t.CommittedPages += r.Count
+	t.CommittedPages, t.MissingPages = committed.Count(), missing.Count()
+	outside := missing.Clone()
+	outside.Subtract(committed)
+	if !outside.Empty() {
+		return t, nil, fmt.Errorf("%d missing pages are not committed", outside.Count())
+	}
+	// What they were before does not count.
+	for start, end := range missing.Ranges() {
+		in.ledger.forget(start, end)
 	}
 	for start, end := range in.ledger.keep(committed).Ranges() {
 		if err := punchHole(in.memory, start, end); err != nil {
-			return t, err
+			return t, nil, err
 		}
 	}
 	t.PagesDigest = in.ledger.digest()
-	return t, nil
+	return t, missing, nil
+}
+
+// setOf makes a set of a list.
+func setOf(list []wire.Range) *pages.Set {
+	set := &pages.Set{}
+	for _, r := range list {
+		set.AddRange(r.Page, r.End())
+	}
+	return set
 }
 
 func (s *stream) abandonUnlessEnded() {

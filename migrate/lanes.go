@@ -52,7 +52,11 @@ func (l *lanes) close() {
 
 // pages sends pages with their content, the zero ones as references.
 func (l *lanes) pages(first uint64, data []byte) error {
-	lane := l.list[l.next.Add(1)%uint64(len(l.list))]
+	return l.pagesOn(l.list[l.next.Add(1)%uint64(len(l.list))], first, data)
+}
+
+// pagesOn is pages on a certain lane.
+func (l *lanes) pagesOn(lane *lane, first uint64, data []byte) error {
 	lane.mu.Lock()
 	defer lane.mu.Unlock()
 	for len(data) > 0 {
@@ -113,6 +117,16 @@ func (l *lane) sendBatch() error {
 	return l.w.WriteFrame(wire.TypePages, memoryStream, l.batch.Payload())
 }
 
+// flush sends all that is buffered.
+func (l *lane) flush() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.sendBatch(); err != nil {
+		return err
+	}
+	return l.w.Flush()
+}
+
 // frame sends a frame on one lane, behind what that has sent.
 func (l *lanes) frame(on int, t wire.Type, stream uint16, payload []byte, flush bool) error {
 	lane := l.list[on%len(l.list)]
@@ -151,6 +165,18 @@ func (l *lanes) ranges(t wire.Type, set *pages.Set) error {
 		}
 	}
 	return send()
+}
+
+// wholeList sends a set as a list, with its end.
+func (l *lanes) wholeList(t wire.Type, set *pages.Set) error {
+	ranges := uint64(0)
+	for range set.Ranges() {
+		ranges++
+	}
+	if err := l.ranges(t, set); err != nil {
+		return err
+	}
+	return endFrames(l, 0, t, ranges*rangeBytes)
 }
 
 // barrier ends a round on all lanes, and sends all that is buffered.

@@ -149,7 +149,7 @@ func TestFinish(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := r.inbox.finish(); err == nil {
+	if _, _, err := r.inbox.finish(); err == nil {
 		t.Fatal("a handover before the ends was taken")
 	}
 	for _, err := range []error{
@@ -161,7 +161,7 @@ func TestFinish(t *testing.T) {
 		}
 	}
 	r.source.ledger.keep(committed)
-	totals, err := r.inbox.finish()
+	totals, _, err := r.inbox.finish()
 	if err != nil {
 		t.Fatal(err)
 	}

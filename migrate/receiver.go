@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,81 @@ type Receiver struct {
 	Logger   *slog.Logger
 
 	arrived, failed, recovered atomic.Uint64
+
+	mu sync.Mutex
+	// sessions are the connections by attempt, and kept the sandboxes that run here while
+	// memory is missing. Guarded by mu.
+	sessions map[attempt.ID]*session
+	kept     map[attempt.ID]*arrival
+}
+
+// session is a control connection that is being served.
+type session struct {
+	peer  string // its key
+	end   func() // whatever it waits for, but for what must be finished
+	ended chan struct{}
+}
+
+// enter makes a connection the one of its attempt. One that the same peer had
+// before is of no use to it any more, whatever this host knows of that: it is ended
+// first. The context is done when that happens to this one.
+func (r *Receiver) enter(ctx context.Context, s *agent.Session) (_ context.Context, leave func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	own := &session{peer: s.Peer.Key.String(), ended: make(chan struct{}), end: func() {
+		cancel()
+		s.Conn.Close()
+	}}
+	id := s.Attempt()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sessions == nil {
+		r.sessions = make(map[attempt.ID]*session)
+	}
+	for old := r.sessions[id]; old != nil && old.peer == own.peer; old = r.sessions[id] {
+		old.end()
+		r.mu.Unlock()
+		<-old.ended
+		r.mu.Lock()
+	}
+	if r.sessions[id] == nil {
+		r.sessions[id] = own
+	}
+	return ctx, func() {
+		cancel()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.sessions[id] == own {
+			delete(r.sessions, id)
+		}
+		close(own.ended)
+	}
+}
+
+// keepArrival keeps a sandbox that runs here while memory is missing for the next
+// connection of its attempt. It returns false where there is no need.
+func (r *Receiver) keepArrival(id attempt.ID, a *arrival) bool {
+	if !a.fetching() {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.kept == nil {
+		r.kept = make(map[attempt.ID]*arrival)
+	}
+	r.kept[id] = a
+	return true
+}
+
+func (r *Receiver) keptArrival(id attempt.ID) *arrival {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.kept[id]
+}
+
+func (r *Receiver) dropArrival(id attempt.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.kept, id)
 }
 
 // ReceiverStats counts what happened since the Receiver was made.
@@ -75,12 +151,16 @@ func openJournalWithin(ctx context.Context, dir, id string, patience time.Durati
 
 // Handle serves one control connection. It is an agent.Handler.
 func (r *Receiver) Handle(ctx context.Context, s *agent.Session) {
+	ctx, leave := r.enter(ctx, s)
+	defer leave()
 	log := r.Logger.With("attempt", s.Attempt().String(), "peer", s.Peer.Name)
 	t := &target{receiver: r, session: s, log: log}
 	err := t.run(ctx)
 	t.close()
 	if t.arrival != nil && t.arrival.Copy() != journal.Absent {
-		r.arrived.Add(1)
+		if !t.rejoined {
+			r.arrived.Add(1)
+		}
 	} else if err != nil {
 		r.failed.Add(1)
 	}

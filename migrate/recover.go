@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
 	"github.com/sbxmigrate/sbxmigrate/migrate/handover"
 	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
@@ -17,13 +20,19 @@ import (
 // gone.
 const recoverInterval = 2 * time.Second
 
+// recoveryLanes is how many connections serve missing pages after the command has
+// gone: one for those that tasks wait for, one for the others.
+const recoveryLanes = 2
+
 // Recover goes on, until ctx is done, with migrations away from this host whose
 // command has ended: it asks the target how they stand, and resumes or ends the
 // paused sandbox accordingly. Those whose command is alive are left to it.
 func (r *Receiver) Recover(ctx context.Context) {
 	r.sweep(ctx)
+	var turns turns
+	defer turns.all.Wait()
 	for {
-		r.recoverAll(ctx)
+		r.recoverAll(ctx, &turns)
 		select {
 		case <-ctx.Done():
 			return
@@ -32,16 +41,29 @@ func (r *Receiver) Recover(ctx context.Context) {
 	}
 }
 
-func (r *Receiver) recoverAll(ctx context.Context) {
+// turns are the sandboxes that are being looked after: one that serves pages takes
+// long, and no other waits for it.
+type turns struct {
+	all  sync.WaitGroup
+	busy sync.Map // by sandbox
+}
+
+func (r *Receiver) recoverAll(ctx context.Context, turns *turns) {
 	ids, err := journal.List(r.Journals)
 	if err != nil {
 		r.Logger.Error("journals cannot be listed", "error", err)
 		return
 	}
 	for _, id := range ids {
-		if err := r.recover(ctx, id); err != nil && !errors.Is(err, journal.ErrLocked) {
-			r.Logger.Warn("migration is not over", "sandbox", id, "error", err)
+		if _, busy := turns.busy.LoadOrStore(id, true); busy {
+			continue
 		}
+		turns.all.Go(func() {
+			defer turns.busy.Delete(id)
+			if err := r.recover(ctx, id); err != nil && !errors.Is(err, journal.ErrLocked) {
+				r.Logger.Warn("migration is not over", "sandbox", id, "error", err)
+			}
+		})
 	}
 }
 
@@ -64,9 +86,18 @@ func (r *Receiver) recover(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	// One turn: what is not over by then is looked at again.
-	ctx, cancel := context.WithTimeout(ctx, 2*answerTimeout)
-	defer cancel()
+	// One turn: what is not over by then is looked at again, and meanwhile an operator
+	// can have the journal. It lasts as long as pages are served.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	turn := time.AfterFunc(2*answerTimeout, func() { cancel(context.DeadlineExceeded) })
+	defer turn.Stop()
+	other.heard = func(m *wire.Standing) {
+		if m.PagesMissing > 0 {
+			turn.Reset(2 * answerTimeout)
+		}
+	}
+	defer other.pages.close()
 	source := &handover.Source{
 		Journal: j, Counterpart: other,
 		Original: original{root: r.Root, id: id, to: fmt.Sprintf("%s (%s)", last.Peer, last.Address), notAfter: last.Time},
@@ -110,8 +141,17 @@ func (r *Receiver) counterpartOf(id string, last journal.Record) (*counterpart, 
 		return nil, err
 	}
 	other := &counterpart{
-		hello: &wire.Hello{Build: build, Sandbox: id, Epoch: last.Epoch, Mode: string(PreCopy), DataConnections: 1},
-		heard: func(*wire.Standing) {},
+		hello: &wire.Hello{Build: build, Sandbox: id, Epoch: last.Epoch, Mode: string(PreCopy), DataConnections: recoveryLanes},
+		pages: &pageService{
+			codec: wire.CodecAuto, pace: wire.NewPace(0), patience: answerTimeout, renewed: func(*lanes) {},
+			open: func(ctx context.Context) (*os.File, error) {
+				sb, err := r.Root.Open(id)
+				if err != nil {
+					return nil, err
+				}
+				return checkpoint.StoppedMemory(ctx, sb)
+			},
+		},
 	}
 	peer, err := r.Keys.Peer(last.Peer)
 	if err != nil || peer.Key.Fingerprint() != last.PeerKey {

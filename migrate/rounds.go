@@ -98,10 +98,16 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 			ThrottlePercent: s.last.ThrottlePercent,
 		}
 		d := convergence.Next(m, s.opts.Budget)
+		if s.opts.Mode == Hybrid {
+			d.Action = convergence.ActionPostCopy // it need not converge
+		}
 		r.PredictedDowntime = int64(d.PredictedDowntime)
 		s.note(r, string(d.Action), string(d.Reason))
 		switch d.Action {
 		case convergence.ActionStop:
+			return nil
+		case convergence.ActionPostCopy:
+			s.postcopy, s.report.Mode = true, string(Hybrid)
 			return nil
 		case convergence.ActionRound:
 			past = append(past, remaining)

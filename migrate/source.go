@@ -28,9 +28,14 @@ type Mode string
 
 // The modes.
 const (
-	PreCopy     Mode = "precopy" // in rounds while the sandbox runs, the rest in the stop
-	StopAndCopy Mode = "stop"    // all of it in the stop
+	PreCopy     Mode = "precopy"  // in rounds while the sandbox runs, the rest in the stop
+	PostCopy    Mode = "postcopy" // after the start
+	Hybrid      Mode = "hybrid"   // once while the sandbox runs, the rest after the start
+	StopAndCopy Mode = "stop"     // all of it in the stop
 )
+
+// MayLeavePages says whether pages may be missing when the sandbox starts.
+func (m Mode) MayLeavePages() bool { return m == PostCopy || m == Hybrid }
 
 // Options say where a sandbox is to move, and how.
 type Options struct {
@@ -102,9 +107,7 @@ func Migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options) (Report, er
 	if err != nil && !s.machine.Phase().Final() {
 		s.finish(Aborted, err)
 	}
-	if s.lanes != nil {
-		s.report.WireBytes = s.lanes.wireBytes()
-	}
+	s.report.WireBytes = s.wireBytes()
 	s.report.SetTiming(s.machine.Timing())
 	s.tell(s.report.Reason)
 	if err != nil {
@@ -137,6 +140,13 @@ type source struct {
 	tracked bool   // dirty pages are tracked
 	// pending are dirty pages that a collection named and that are not sent.
 	pending *pages.Set
+	// postcopy: what the stop finds is left to be fetched after the start.
+	postcopy bool
+	// pages serves that; nil otherwise.
+	pages      *pageService
+	fetchBegan time.Time
+	// lanesBefore is what went over connections that were lost.
+	lanesBefore uint64
 	// stopForwarding ends the forwarding of frames, and returns when it has ended.
 	stopForwarding func()
 	last           Event // the newest progress, without its time
@@ -145,10 +155,15 @@ type source struct {
 func (s *source) tell(message string) {
 	e := s.last
 	e.Time, e.Sandbox, e.Phase, e.Message = time.Now(), s.sb.ID, s.machine.Phase(), message
-	if s.lanes != nil {
-		e.WireBytes = s.lanes.wireBytes()
-	}
+	e.WireBytes = s.wireBytes()
 	s.opts.OnEvent(e)
+}
+
+func (s *source) wireBytes() uint64 {
+	if s.lanes == nil {
+		return 0
+	}
+	return s.lanesBefore + s.lanes.wireBytes()
 }
 
 // enter goes to a phase. That the phases allow it is this file's business.
@@ -167,6 +182,9 @@ func (s *source) finish(p Phase, cause error) {
 }
 
 func (s *source) run(ctx context.Context) error {
+	if err := s.checkArrived(); err != nil {
+		return err
+	}
 	j, err := journal.Open(s.opts.Journals, s.sb.ID)
 	if err != nil {
 		return err
@@ -184,6 +202,9 @@ func (s *source) run(ctx context.Context) error {
 	s.stopForwarding = func() {}
 	defer func() {
 		s.stopForwarding()
+		if s.pages != nil {
+			s.pages.hangUp()
+		}
 		if s.live != nil {
 			s.live.Close()
 		}
@@ -206,7 +227,21 @@ func (s *source) run(ctx context.Context) error {
 		return s.abort(ctx, err)
 	}
 	other.link, other.hello = s.link, s.hello
-	return s.commit(ctx)
+	other.pages = s.pages
+	return s.commit(ctx, other)
+}
+
+// checkArrived refuses a sandbox that has not completely come here.
+func (s *source) checkArrived() error {
+	h, err := journal.Read(s.opts.Journals, s.sb.ID)
+	if err != nil {
+		return nil // Open says what is wrong, if it is
+	}
+	last, ok := h.Current()
+	if ok && last.Role == journal.Target && last.State == journal.Started && s.sb.Sandbox.Alive() {
+		return fmt.Errorf("%w: wait until the migration from %s is complete", ErrArriving, last.Peer)
+	}
+	return nil
 }
 
 func (s *source) peer() handover.Peer {
@@ -234,7 +269,8 @@ func (s *source) prepare(ctx context.Context) error {
 	if err := s.plan(ctx); err != nil {
 		return err
 	}
-	if s.opts.Mode == PreCopy {
+	s.postcopy = s.opts.Mode.MayLeavePages()
+	if s.opts.Mode == PreCopy || s.opts.Mode == Hybrid {
 		s.enter(Rounds)
 		if !s.opts.FullPriority {
 			setNice(niceRounds)
@@ -248,6 +284,14 @@ func (s *source) prepare(ctx context.Context) error {
 	// Everything that is allocated from here on is small.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	return s.stop(ctx)
+}
+
+// wireMode is the mode that the target is told: what may come of it.
+func (o Options) wireMode() Mode {
+	if o.Mode == PreCopy && o.Budget.OnTimeout == convergence.PostCopy {
+		return Hybrid
+	}
+	return o.Mode
 }
 
 // plan asks whether the sandbox may move.
@@ -273,7 +317,7 @@ func (s *source) plan(ctx context.Context) (err error) {
 		return err
 	}
 	s.hello = &wire.Hello{
-		Build: build, Sandbox: s.sb.ID, Epoch: s.epoch, Mode: string(s.opts.Mode), DataConnections: uint16(s.opts.DataConnections),
+		Build: build, Sandbox: s.sb.ID, Epoch: s.epoch, Mode: string(s.opts.wireMode()), DataConnections: uint16(s.opts.DataConnections),
 	}
 	if s.link, err = s.to.dial(ctx, s.id); err != nil {
 		return err
@@ -335,14 +379,17 @@ func (s *source) heard(m *wire.Standing) {
 	if m.Standing != attempt.Incomplete && m.Standing != attempt.Complete {
 		return
 	}
-	s.report.TargetStart = max(s.report.TargetStart, m.StartNanoseconds)
 	if s.machine.Phase() == Start {
+		s.report.TargetStart = m.StartNanoseconds
 		s.enter(Announce)
+	}
+	if m.PagesMissing > 0 {
+		s.fetching(m.PagesMissing)
 	}
 }
 
 // commit hands the sandbox over.
-func (s *source) commit(ctx context.Context) error {
+func (s *source) commit(ctx context.Context, other *counterpart) error {
 	s.enter(Start)
 	outcome, err := s.handover.HandOver(ctx, s.id)
 	switch {
@@ -352,9 +399,11 @@ func (s *source) commit(ctx context.Context) error {
 		return err
 	case outcome == handover.Departed:
 		failpoint.Here(failpoint.SourceDestroyed)
-		// It need not arrive: nothing depends on it.
-		s.link.control.Send(&wire.Destroyed{})
-		s.link.close()
+		if other.link != nil {
+			// It need not arrive: nothing depends on it.
+			other.link.control.Send(&wire.Destroyed{})
+			other.link.close()
+		}
 		if s.machine.Phase() == Start {
 			s.enter(Announce)
 		}

@@ -47,15 +47,24 @@ func (s *source) stop(ctx context.Context) error {
 		}
 	}
 	s.enter(Residual)
-	if err := s.residual(ctx, stopped); err != nil {
+	missing, err := s.residual(ctx, stopped)
+	if err != nil {
 		return err
 	}
 	totals := wire.Totals{
 		StateBytes: state.sum.bytes, StateDigest: state.sum.digest(),
 		MetaBytes: meta.sum.bytes, MetaDigest: meta.sum.digest(),
-		CommittedPages: stopped.Committed.Count(), PagesDigest: s.ledger.digest(),
+		CommittedPages: stopped.Committed.Count(), MissingPages: missing.Count(), PagesDigest: s.ledger.digest(),
 	}
 	s.report.StateBytes, s.report.MetaBytes, s.report.PagesCommitted = totals.StateBytes, totals.MetaBytes, totals.CommittedPages
+	s.report.PagesFetched = totals.MissingPages
+	if s.postcopy {
+		// At once: the kernel may need a page to be loaded.
+		s.pages = &pageService{memory: s.memory, codec: s.opts.Codec, pace: wire.NewPace(s.opts.BytesPerSecond), renewed: s.renew}
+		if err := s.pages.begin(s.lanes); err != nil {
+			return err
+		}
+	}
 	if err := s.link.control.Send(&wire.Handover{Totals: totals, Epoch: s.epoch}); err != nil {
 		return err
 	}
@@ -81,8 +90,9 @@ func (s *source) awaitPrepared(ctx context.Context, totals wire.Totals) error {
 	return nil
 }
 
-// residual sends the saved kernel's pages that the target lacks.
-func (s *source) residual(ctx context.Context, stopped *checkpoint.Stopped) error {
+// residual sends the saved kernel's pages that the target lacks, or, in post-copy, only
+// names them.
+func (s *source) residual(ctx context.Context, stopped *checkpoint.Stopped) (_ *pages.Set, err error) {
 	candidates := stopped.Committed.Clone()
 	if s.tracked && stopped.Dirty != nil {
 		changed := stopped.Dirty
@@ -95,37 +105,45 @@ func (s *source) residual(ctx context.Context, stopped *checkpoint.Stopped) erro
 		s.report.Warnings = append(s.report.Warnings, "the last collection of dirty pages failed: all memory was compared in the stop")
 	}
 	candidates.RemoveRange(0, inlinePages)
-	result, err := s.scan(ctx, candidates)
-	if err != nil {
-		return err
-	}
-	s.report.PagesResidual = result.Changed.Count()
 	for _, p := range stopped.Inline {
 		s.ledger.place(p.First, p.Data)
 		if err := s.lanes.pages(p.First, p.Data); err != nil {
-			return err
+			return nil, err
 		}
+	}
+	missing := &pages.Set{}
+	if s.postcopy {
+		missing, err = s.leave(ctx, candidates)
+	} else {
+		err = s.sendResidual(ctx, candidates)
+	}
+	if err != nil {
+		return nil, err
 	}
 	// What the saved kernel does not have becomes a hole on both sides.
 	s.ledger.keep(stopped.Committed)
-	ranges := 0
-	for range stopped.Committed.Ranges() {
-		ranges++
+	if err := s.lanes.wholeList(wire.TypeCommitted, stopped.Committed); err != nil {
+		return nil, err
 	}
-	if err := s.lanes.ranges(wire.TypeCommitted, stopped.Committed); err != nil {
-		return err
+	if s.opts.wireMode().MayLeavePages() {
+		if err := s.lanes.wholeList(wire.TypeMissing, missing); err != nil {
+			return nil, err
+		}
 	}
-	if err := endFrames(s.lanes, 0, wire.TypeCommitted, uint64(ranges)*rangeBytes); err != nil {
-		return err
+	if err := s.audit(stopped, missing); err != nil {
+		return nil, err
 	}
-	if err := s.audit(stopped); err != nil {
-		return err
-	}
-	return s.lanes.barrier(s.rounds + 1)
+	return missing, s.lanes.barrier(s.rounds + 1)
+}
+
+func (s *source) sendResidual(ctx context.Context, candidates *pages.Set) error {
+	result, err := s.scan(ctx, candidates)
+	s.report.PagesResidual = result.Changed.Count()
+	return err
 }
 
 // audit compares all memory with what was sent, where that is asked for.
-func (s *source) audit(stopped *checkpoint.Stopped) error {
+func (s *source) audit(stopped *checkpoint.Stopped, missing *pages.Set) error {
 	if !s.opts.Verify {
 		return nil
 	}
@@ -140,6 +158,7 @@ func (s *source) audit(stopped *checkpoint.Stopped) error {
 	missed := result.Missed
 	missed.Intersect(stopped.Committed)
 	missed.RemoveRange(0, inlinePages)
+	missed.Subtract(missing)
 	if n := missed.Count(); n > 0 {
 		return fmt.Errorf("%w: %d of %d pages differ from what was sent", ErrAudit, n, result.PagesChecked)
 	}

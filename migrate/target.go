@@ -52,9 +52,15 @@ type target struct {
 	conns   []net.Conn
 	lanes   sync.WaitGroup
 	rounds  uint64
+	// rejoined: the attempt was committed on an earlier connection.
+	rejoined bool
+	// cancel ends the goroutines of this connection; lanes counts them.
+	cancel context.CancelFunc
+	watch  sync.Once
 }
 
 func (t *target) run(ctx context.Context) error {
+	ctx, t.cancel = context.WithCancel(ctx)
 	over := make(chan struct{})
 	defer close(over)
 	go func() {
@@ -71,10 +77,7 @@ func (t *target) run(ctx context.Context) error {
 	}
 	if t.journal.History().Last(t.session.Attempt()).State != journal.None {
 		// A source that lost its connection after the commit.
-		if err := t.rejoin(); err != nil {
-			return err
-		}
-		return t.serve(ctx)
+		return t.rejoin(ctx)
 	}
 	if err := t.admit(); err != nil {
 		return err
@@ -143,17 +146,6 @@ func (t *target) open(ctx context.Context) error {
 	}
 	t.handover = handover.NewTarget(t.journal, handoverPeer(t.session))
 	return nil
-}
-
-// rejoin makes what is left of an attempt known.
-func (t *target) rejoin() error {
-	if err := t.handover.Expect(t.session.Attempt(), t.receiver.survivorOf(t.id, t.session.Attempt())); err != nil {
-		return err
-	}
-	if err := t.session.Conn.SetDeadline(time.Time{}); err != nil {
-		return err
-	}
-	return t.welcome()
 }
 
 // admit says whether the attempt may come.
@@ -240,6 +232,7 @@ func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle
 	}
 	t.arrival = &arrival{standby: standby}
 	t.inbox = newInbox(standby.Memory, int(t.hello.DataConnections), t.arrival.packet)
+	t.inbox.postcopy = Mode(t.hello.Mode).MayLeavePages()
 	t.inbox.resize(files)
 	go t.inbox.state.pump(standby.State)
 	go t.inbox.meta.pump(standby.Metadata)
@@ -305,14 +298,19 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	if err := t.inbox.await(ctx, t.rounds+1); err != nil {
 		return refuse(t.session, codeLoad, err)
 	}
-	totals, err := t.inbox.finish()
+	totals, missing, err := t.inbox.finish()
 	if err != nil {
 		return refuse(t.session, codeLoad, err)
 	}
 	if totals != m.Totals {
 		return refuse(t.session, codeLoad, fmt.Errorf("got %+v, want %+v", totals, m.Totals))
 	}
-	if err := t.arrival.standby.Placed(); err != nil {
+	if missing.Empty() {
+		err = t.arrival.standby.Placed()
+	} else {
+		err = t.leaveMissing(missing)
+	}
+	if err != nil {
 		return refuse(t.session, codeLoad, err)
 	}
 	sb, err := t.arrival.standby.Loaded(ctx)
@@ -327,8 +325,7 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	return t.session.Control.Send(&wire.Prepared{Totals: totals, LoadNanoseconds: time.Since(began).Nanoseconds()})
 }
 
-// standing answers a commit or a query. A sandbox that runs here has all of its
-// pages: they were there before it was started.
+// standing answers a commit or a query.
 func (t *target) standing(ctx context.Context, question func(context.Context, attempt.ID, attempt.Epoch) (attempt.Standing, error), epoch attempt.Epoch) error {
 	began := time.Now()
 	failpoint.Here(failpoint.TargetCommitted)
@@ -344,9 +341,13 @@ func (t *target) standing(ctx context.Context, question func(context.Context, at
 		}
 		return t.session.Control.Send(m)
 	}
+	if t.arrival.fetching() && (standing == attempt.Incomplete || standing == attempt.Lost) {
+		return t.fetchStanding(ctx, epoch, time.Since(began))
+	}
 	if standing != attempt.Incomplete {
 		return say(standing)
 	}
+	// All of its pages were there before it was started.
 	if again, err := t.handover.Query(ctx, id, epoch); err != nil || again != attempt.Incomplete && !t.arrival.endedByItself() {
 		// It was started and is gone: the source's paused copy may be the last.
 		return errors.Join(err, say(again))
@@ -363,6 +364,7 @@ func (t *target) standing(ctx context.Context, question func(context.Context, at
 
 // close ends what was not started, and gives the journal up.
 func (t *target) close() {
+	t.cancel()
 	for _, conn := range t.conns {
 		conn.Close()
 	}
@@ -371,7 +373,7 @@ func (t *target) close() {
 		t.inbox.state.abandonUnlessEnded()
 		t.inbox.meta.abandonUnlessEnded()
 	}
-	if t.arrival != nil {
+	if t.arrival != nil && !t.receiver.keepArrival(t.session.Attempt(), t.arrival) {
 		if err := t.arrival.Discard(); err != nil {
 			t.log.Error("standby did not end", "sandbox", t.id, "error", err)
 		}

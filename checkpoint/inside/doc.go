@@ -9,6 +9,12 @@
 //	load     kernel state and metadata stream in; page ranges that the kernel
 //	         needs go out as requests, and come back as done
 //
+// # Pages that come later
+//
+// A kernel that was told which pages are missing (post-copy) outlives its pager: it
+// waits until the next one attaches, and tells that what is left. It has one pager
+// at a time, and no page is given to it twice.
+//
 // # The stop
 //
 // A stop is bounded by a lifeline: a pipe whose other end the pager holds. When

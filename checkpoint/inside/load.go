@@ -29,14 +29,15 @@ const LoadFiles = 3
 //
 // It returns once the kernel could run; pages that it has not asked for yet
 // keep coming in the background, and a task that needs one waits for it. If the
-// pager goes away before the last page, the process ends: a sandbox with holes
-// in its memory must not run, and the image still has everything.
+// pager of a restore goes away before the last page, the process ends: a sandbox
+// with holes in its memory must not run, and the image still has everything.
+// After post-copy it waits for the next pager instead.
 func Load(l *boot.Loading) (*kernel.Kernel, error) {
 	if len(l.Files) != LoadFiles && len(l.Files) != LoadFiles+1 {
 		return nil, fmt.Errorf("load was given %d files, want %d, or %d for a standby", len(l.Files), LoadFiles, LoadFiles+1)
 	}
-	whole := false
-	if len(l.Files) > LoadFiles {
+	standby, whole := len(l.Files) > LoadFiles, false
+	if standby {
 		var err error
 		if whole, err = standBy(l, l.Files[LoadFiles]); err != nil {
 			return nil, err
@@ -44,8 +45,9 @@ func Load(l *boot.Loading) (*kernel.Kernel, error) {
 	}
 	state, metadata, pages := l.Files[0], l.Files[1], l.Files[2]
 	defer state.Close()
-	reader := newPageReader(pages)
+	reader := newPageReader(pages, standby)
 	reader.whole = whole
+	arriving.Store(reader)
 	loader := kernel.NewAsyncMFLoader(bufferedReader(metadata), reader, l.MemoryFile, nil)
 
 	k := &kernel.Kernel{Platform: l.Platform}

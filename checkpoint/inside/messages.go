@@ -22,6 +22,8 @@ const (
 	MethodRelease  = "Checkpoint.Release"  // ReleaseArgs → None
 	MethodFrames   = "Checkpoint.Frames"   // None → FrameList
 	MethodInject   = "Checkpoint.Inject"   // FrameList → None
+	MethodAttach   = "Checkpoint.Attach"   // AttachArgs → Attached
+	MethodMemory   = "Checkpoint.Memory"   // None → Prepared, of a kernel that is stopped for good
 )
 
 // Survey is what a sandbox says of itself before it is saved.

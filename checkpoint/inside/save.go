@@ -48,7 +48,7 @@ func (c *Checkpoint) Survey(_ *control.None, out *Survey) error {
 	out.Sessions = c.s.Sessions()
 	out.Terminal = c.s.Terminal()
 	out.MemoryBytes = c.s.MemoryFile().TotalSize()
-	out.Findings = findUnsavable(c.s.Kernel())
+	out.Findings = append(findArriving(), findUnsavable(c.s.Kernel())...)
 	stack, _ := c.s.Network()
 	var losses []network.Loss
 	out.Network, losses = network.Snapshot(stack, c.s.BootedNetwork())
@@ -160,6 +160,10 @@ func (c *Checkpoint) claim(lifeline *os.File) (*stop, error) {
 	defer c.mu.Unlock()
 	if c.stop != nil {
 		return nil, errors.New("a checkpoint is already under way")
+	}
+	if f := findArriving(); f != nil {
+		// The save would wait for the other host with the tasks stopped.
+		return nil, fmt.Errorf("cannot checkpoint: %s: %s", f[0].Detail, f[0].Remedy)
 	}
 	from := boot.PhaseRunning
 	if !c.s.Enter(boot.PhaseRunning, boot.PhaseSaving) {

@@ -77,6 +77,7 @@ func errorClasses() []errorClass {
 		{is(migrate.ErrRefused), "E_TARGET_REFUSED", 21, "the target does not take the sandbox, which runs on here", ""},
 		{is(migrate.ErrNotConverged), "E_NOT_CONVERGED", 22, "memory changes faster than it can be sent; the sandbox runs on here", "allow a longer --max-downtime, --throttle, or --on-timeout stop"},
 		{isMigrating, "E_MIGRATING", 23, "another command or the agent is migrating this sandbox", "this host's agent ends an attempt whose command is gone"},
+		{is(migrate.ErrArriving), "E_ARRIVING", 30, "the sandbox came by a migration that is not complete: memory of it is still on the other host", "wait until that migration is complete; see the migrations command"},
 		{is(migrate.ErrTooLate), "E_TOO_LATE", 26, "the sandbox is handed over; it cannot be cancelled any more", "see the migrations command"},
 		{is(migrate.ErrCancelled), "E_CANCELLED", 27, "somebody cancelled the migration; the sandbox runs on here", ""},
 		{is(migrate.ErrNotMigrating), "E_NOT_MIGRATING", 28, "no command on this host migrates the sandbox", "see the migrations command"},

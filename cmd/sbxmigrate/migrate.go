@@ -41,7 +41,9 @@ func newMigrateCommand(c *cli) *cobra.Command {
 		Short: "Move a running sandbox to another host",
 		Long: `Move a running sandbox to another host, where an agent must listen: its memory,
 processes, files in memory, sockets and connections. It works meanwhile, but for
-a short stop at the end.
+a short stop at the end. With postcopy, which is in hybrid too, it needs both
+hosts until all of its memory has come: while the link is lost, tasks that need
+memory wait.
 
 If anything fails before the sandbox is handed over, it goes on here as if nothing
 had been asked. Afterwards it runs there and nowhere else; what is left of it here
@@ -60,10 +62,10 @@ host's agent.`,
 	opts.fitOptions.addFlags(f)
 	f.StringVar(&opts.peer, "peer", "", "`name` under which the other host's key is trusted; not needed where it is clear")
 	f.StringVarP(&opts.bundle, "bundle", "b", "", "`directory` of the bundle on the other host (default: the same as here)")
-	f.StringVar(&opts.mode, "mode", string(migrate.PreCopy), "precopy: memory moves while the sandbox works; stop: in the stop")
+	f.StringVar(&opts.mode, "mode", string(migrate.PreCopy), "when memory moves: precopy, while the sandbox works; postcopy, after it runs there; hybrid, once before and the rest after; or stop")
 	f.DurationVar(&opts.maxDowntime, "max-downtime", convergence.DefaultMaxDowntime, "longest predicted stop to go ahead with")
 	f.DurationVar(&opts.timeout, "timeout", convergence.DefaultTimeout, "how long memory may move before that")
-	f.StringVar(&opts.onTimeout, "on-timeout", string(convergence.Abort), "what then: abort, or stop however long that takes")
+	f.StringVar(&opts.onTimeout, "on-timeout", string(convergence.Abort), "what then: abort, postcopy, or stop however long that takes")
 	f.IntVar(&opts.throttle, "throttle", 0, "most `percent` of its time to take from a sandbox whose memory changes too fast; 0 to 95")
 	f.IntVar(&opts.connections, "connections", 0, "`number` of data connections (default: by CPUs, at most 4)")
 	f.StringVar(&opts.compress, "compress", wire.CodecAuto.String(), "compression of memory: auto, zstd or none")
@@ -128,14 +130,14 @@ func (o *migrateOptions) migration(address string) (m migrate.Options, err error
 		DataConnections: o.connections, BytesPerSecond: o.bandwidth * (1 << 20), Verify: o.verify,
 	}
 	switch m.Mode {
-	case migrate.PreCopy, migrate.StopAndCopy:
+	case migrate.PreCopy, migrate.PostCopy, migrate.Hybrid, migrate.StopAndCopy:
 	default:
-		return m, usageError("--mode is %q, want precopy or stop", o.mode)
+		return m, usageError("--mode is %q, want precopy, postcopy, hybrid or stop", o.mode)
 	}
 	switch m.Budget.OnTimeout {
-	case convergence.Abort, convergence.Stop:
+	case convergence.Abort, convergence.PostCopy, convergence.Stop:
 	default:
-		return m, usageError("--on-timeout is %q, want abort or stop", o.onTimeout)
+		return m, usageError("--on-timeout is %q, want abort, postcopy or stop", o.onTimeout)
 	}
 	if o.throttle < 0 || o.throttle > convergence.MostThrottlePercent {
 		return m, usageError("--throttle is %d, want 0 to %d", o.throttle, convergence.MostThrottlePercent)

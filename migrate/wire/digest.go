@@ -84,3 +84,11 @@ func ParseDigests(payload []byte, filePages uint64) (page uint64, digests []Dige
 	}
 	return page, digests, nil
 }
+
+// ParseSum reads a TypeSum payload, which is a Digest.
+func ParseSum(payload []byte) (Digest, error) {
+	if len(payload) != DigestBytes {
+		return Digest{}, failf(CodeLength, "sum frame has %d bytes", len(payload))
+	}
+	return Digest(payload), nil
+}

@@ -37,8 +37,9 @@ const (
 	// ascending and apart across all frames of the list. Pages outside it are holes.
 	TypeCommitted Type = 5
 
-	// TypeMissing (S→T) is the next piece of the list of committed pages that have not been sent when the target
-	// starts (post-copy): ranges as in TypeCommitted.
+	// TypeMissing (both) is the next piece of a list of ranges as in TypeCommitted (post-copy). From the source: the
+	// committed pages that have not been sent when the target starts. From the target: those of them that have come
+	// since, to be compared; TypeSum answers its end.
 	TypeMissing Type = 6
 
 	// TypeDigests (S→T) holds digests of pages of memory file stream, for the audit:
@@ -58,7 +59,7 @@ const (
 	//	page u64 | count u64
 	TypeRequest Type = 9
 
-	// TypeEnd (S→T) ends the sequence of TypeState, TypeMeta, TypeCommitted or TypeMissing frames of a stream, and
+	// TypeEnd (both) ends the sequence of TypeState, TypeMeta, TypeCommitted or TypeMissing frames of a stream, and
 	// says how many payload bytes they had:
 	//
 	//	type u8 | 00000000000000 | bytes u64
@@ -70,12 +71,17 @@ const (
 	//	flags u8 | segmentation u8 | 0000 | checksum offset u16 | header bytes u16 | network header bytes u16 |
 	//	MSS u16 | most bytes u32 | packet from the link header on
 	TypePacket Type = 11
+
+	// TypeSum (S→T) answers a list of pages that have come with their PageSum, as the source has them:
+	//
+	//	xxh3-128 (16 bytes)
+	TypeSum Type = 12
 )
 
 var typeNames = map[Type]string{
 	TypePages: "pages", TypePunch: "punch", TypeState: "state", TypeMeta: "meta", TypeCommitted: "committed",
 	TypeMissing: "missing", TypeDigests: "digests", TypeBarrier: "barrier", TypeRequest: "request", TypeEnd: "end",
-	TypePacket: "packet",
+	TypePacket: "packet", TypeSum: "sum",
 }
 
 // String returns the type's name.

@@ -38,6 +38,7 @@ func sampleFrames() []sentFrame {
 		{TypeDigests, 1, AppendDigests(nil, 7, []Digest{{1}, {2}})},
 		{TypeBarrier, 0, AppendBarrier(nil, 1<<60)},
 		{TypeRequest, 0, AppendRanges(nil, []Range{{9, 1}, {7, 1}})},
+		{TypeSum, 0, make([]byte, DigestBytes)},
 		{TypeEnd, 0, AppendEnd(nil, End{TypeState, 350_000})},
 		{TypePacket, 1, noise[:1500]},
 	}
@@ -312,6 +313,8 @@ func parsePayload(t *testing.T, frame Frame) {
 		checkRanges(t, frame.Payload, filePages)
 	case TypeRequest:
 		ParseRequest(nil, frame.Payload, filePages)
+	case TypeSum:
+		ParseSum(frame.Payload)
 	case TypeDigests:
 		ParseDigests(frame.Payload, filePages)
 	case TypeBarrier:

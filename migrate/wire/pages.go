@@ -28,6 +28,9 @@ type PageRecord struct {
 	Data  []byte // RecordData: Count pages, inside the payload
 }
 
+// End returns the page after the record's.
+func (r PageRecord) End() uint64 { return r.Page + r.Count }
+
 // PageBatch builds the payload of a TypePages frame. The zero PageBatch is ready; Reset makes it ready again with
 // the same memory.
 type PageBatch struct {

@@ -1,0 +1,187 @@
+package migrate
+
+import (
+	"slices"
+	"time"
+
+	"github.com/sbxmigrate/sbxmigrate/image"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+)
+
+// Bounds of what a fetch asks for ahead of the kernel.
+const (
+	// chunkPages is the most that is asked for at once.
+	chunkPages = (128 << 10) / pages.PageSize
+	// maxAheadPages bounds what has come, or is to come, before the kernel asked for it.
+	maxAheadPages = (32 << 20) / pages.PageSize
+	// recentNeeds is how many of the kernel's requests are remembered, and
+	// followPages how far behind each one the next is expected.
+	recentNeeds = 8
+	followPages = (256 << 10) / pages.PageSize
+	// minSlack is the least by which pages may come later than the fastest did before they
+	// count as queueing on the way, as what a task waits for would, too.
+	minSlack = time.Millisecond
+	// minWindow keeps the link busy while an answer is on its way.
+	minWindow = 2 * chunkPages
+	// oldestTurn is how often the oldest need goes first.
+	oldestTurn = 4
+)
+
+// fetchPlan is in which order pages are asked for: those that the kernel asks for, then those
+// that follow its newest requests, then the lowest. Of the kernel's requests the newest
+// goes first: most are for pages that nobody waits for yet, and a new one is made only
+// when one is answered, so that what a task waits for is among the newest. No more is asked
+// for at a time than the link takes without a queue. It is a part of a fetch and has no
+// lock of its own.
+type fetchPlan struct {
+	asked  *pages.Set     // on the connections at hand
+	urgent [][]wire.Range // to be asked for, oldest first
+	turn   int            // counts what was taken from urgent
+	recent []uint64       // ends of the kernel's requests, newest first
+	low    uint64         // no page below can be asked for
+
+	flying uint64 // pages of asked
+	window uint64 // no more are asked for while so many fly
+	// askedAt is when something was asked for, by its first page.
+	askedAt map[uint64]time.Time
+	best    time.Duration // the least that one took; 0 before the first
+}
+
+func newFetchPlan() fetchPlan {
+	return fetchPlan{asked: &pages.Set{}, window: minWindow, askedAt: make(map[uint64]time.Time)}
+}
+
+// restart forgets what was asked for: the connections are gone.
+func (p *fetchPlan) restart() {
+	p.asked, p.flying, p.low, p.urgent = &pages.Set{}, 0, 0, nil
+	clear(p.askedAt)
+}
+
+// wanted takes a request of the kernel.
+func (p *fetchPlan) wanted(runs []image.Run, missing *pages.Set) {
+	var need []wire.Range
+	for _, run := range runs {
+		need = p.lacking(need, missing, run.First, run.First+run.Count)
+		p.recent = slices.Insert(p.recent, 0, run.First+run.Count)
+	}
+	p.recent = p.recent[:min(len(p.recent), recentNeeds)]
+	p.urge(need)
+}
+
+// urge makes pages urgent.
+func (p *fetchPlan) urge(need []wire.Range) {
+	if len(need) > 0 {
+		p.urgent = append(p.urgent, need)
+	}
+}
+
+// lacking appends what is to be asked for between two pages.
+func (p *fetchPlan) lacking(list []wire.Range, missing *pages.Set, from, to uint64) []wire.Range {
+	for {
+		r, ok := p.free(missing, from, to)
+		if !ok {
+			return list
+		}
+		list, from = append(list, r), r.End()
+	}
+}
+
+// nextUrgent returns what to ask for before everything else, if there is anything.
+func (p *fetchPlan) nextUrgent(missing *pages.Set, now time.Time) []wire.Range {
+	for len(p.urgent) > 0 && p.flying < p.window {
+		at := len(p.urgent) - 1
+		if p.turn++; p.turn%oldestTurn == 0 {
+			at = 0
+		}
+		need := p.urgent[at]
+		p.urgent = slices.Delete(p.urgent, at, at+1)
+		// Meanwhile some may have been asked for ahead, or have come after all on a connection
+		// that was just lost.
+		var out []wire.Range
+		for _, r := range need {
+			out = p.lacking(out, missing, r.Page, r.End())
+		}
+		if len(out) > 0 {
+			for _, r := range out {
+				p.ask(r)
+			}
+			p.askedAt[out[0].Page] = now
+			return out
+		}
+	}
+	return nil
+}
+
+func (p *fetchPlan) ask(r wire.Range) {
+	p.asked.AddRange(r.Page, r.End())
+	p.flying += r.Count
+}
+
+// nextAhead returns what to ask for ahead of the kernel, given how much is staged.
+func (p *fetchPlan) nextAhead(missing *pages.Set, staged int, now time.Time) (wire.Range, bool) {
+	if len(p.urgent) > 0 || p.flying >= p.window || p.flying+uint64(staged) >= maxAheadPages {
+		return wire.Range{}, false
+	}
+	for _, end := range p.recent {
+		if r, ok := p.free(missing, end, end+followPages); ok {
+			return p.askAhead(r, now), true
+		}
+	}
+	r, ok := p.free(missing, p.low, pages.MaxPages)
+	if !ok {
+		p.low = pages.MaxPages
+		return r, false
+	}
+	p.low = r.Page
+	return p.askAhead(r, now), true
+}
+
+func (p *fetchPlan) askAhead(r wire.Range, now time.Time) wire.Range {
+	p.ask(r)
+	p.askedAt[r.Page] = now
+	return r
+}
+
+// free returns the first run of pages between two that can be asked for, at most a
+// chunk.
+func (p *fetchPlan) free(missing *pages.Set, from, to uint64) (wire.Range, bool) {
+	for start, end := range missing.RangesWithin(from, to) {
+		for start < end && p.asked.Has(start) {
+			start++
+		}
+		stop := start
+		for stop < min(end, start+chunkPages) && !p.asked.Has(stop) {
+			stop++
+		}
+		if stop > start {
+			return wire.Range{Page: start, Count: stop - start}, true
+		}
+	}
+	return wire.Range{}, false
+}
+
+// came takes pages that have come, and learns how much may fly: more as long as
+// they come about as fast as the fastest did, less when they begin to queue.
+func (p *fetchPlan) came(start, end uint64, now time.Time) {
+	for page := start; page < end; page++ {
+		if p.asked.Has(page) {
+			p.asked.Remove(page)
+			p.flying--
+		}
+		at, ok := p.askedAt[page]
+		if !ok {
+			continue
+		}
+		delete(p.askedAt, page)
+		took := now.Sub(at)
+		if p.best == 0 || took < p.best {
+			p.best = took
+		}
+		if took <= p.best+max(p.best, minSlack) {
+			p.window = min(p.window+chunkPages, maxAheadPages)
+		} else {
+			p.window = max(p.window*3/4, minWindow)
+		}
+	}
+}

@@ -1,0 +1,417 @@
+package migrate
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/image"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+)
+
+// fakeKernel is a kernel whose pages are fetched: a test gives its requests, and hears of the answers.
+type fakeKernel struct {
+	memory *os.File
+	needs  chan checkpoint.Need // closed: the kernel is gone
+	loaded chan struct{}        // closed: it has everything
+
+	mu       sync.Mutex
+	answered map[uint32]bool // guarded by mu
+	changed  sync.Cond       // its lock is mu
+}
+
+func newFakeKernel(t *testing.T) *fakeKernel {
+	k := &fakeKernel{memory: testMemory(t), needs: make(chan checkpoint.Need), loaded: make(chan struct{}), answered: make(map[uint32]bool)}
+	k.changed.L = &k.mu
+	return k
+}
+
+func (k *fakeKernel) Next() (checkpoint.Need, error) {
+	select {
+	case need, ok := <-k.needs:
+		if !ok {
+			return checkpoint.Need{}, io.EOF
+		}
+		return need, nil
+	case <-k.loaded:
+		return checkpoint.Need{}, checkpoint.ErrAllLoaded
+	}
+}
+
+func (k *fakeKernel) Answer(id uint32) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.answered[id] = true
+	k.changed.Broadcast()
+	return nil
+}
+
+func (k *fakeKernel) Memory() *os.File { return k.memory }
+func (k *fakeKernel) Close()           {}
+
+// ask makes a request and waits until it is answered.
+func (k *fakeKernel) ask(id uint32, first, count uint64) {
+	k.needs <- checkpoint.Need{ID: id, Runs: []image.Run{{First: first, Count: count}}}
+	k.await(id)
+}
+
+func (k *fakeKernel) await(id uint32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for !k.answered[id] {
+		k.changed.Wait()
+	}
+	delete(k.answered, id)
+}
+
+func (k *fakeKernel) hasAnswered(id uint32) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.answered[id]
+}
+
+func setOfRange(start, end uint64) *pages.Set {
+	set := &pages.Set{}
+	set.AddRange(start, end)
+	return set
+}
+
+// recordOf is a page record of pages that are filled with a byte, or zero.
+func recordOf(page, count uint64, fill byte) wire.PageRecord {
+	if fill == 0 {
+		return wire.PageRecord{Kind: wire.RecordZero, Page: page, Count: count}
+	}
+	return wire.PageRecord{Kind: wire.RecordData, Page: page, Count: count, Data: bytes.Repeat([]byte{fill}, int(count)*pages.PageSize)}
+}
+
+func pageOf(t *testing.T, f *os.File, page uint64) []byte {
+	t.Helper()
+	b := make([]byte, pages.PageSize)
+	if _, err := f.ReadAt(b, int64(page*pages.PageSize)); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func wantFill(t *testing.T, f *os.File, page uint64, fill byte, why string) {
+	t.Helper()
+	if !bytes.Equal(pageOf(t, f, page), bytes.Repeat([]byte{fill}, pages.PageSize)) {
+		t.Errorf("page %d is not all %d: %s", page, fill, why)
+	}
+}
+
+// Once a page was answered it is the guest's: what comes again, asked for twice or late on a lost connection, changes nothing.
+func TestFetchNeverOverwritesWhatTheGuestHas(t *testing.T) {
+	k := newFakeKernel(t)
+	f := newFetch(k, setOfRange(10, 20))
+	k.needs <- checkpoint.Need{ID: 0, Runs: []image.Run{{First: 10, Count: 2}}}
+	eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return len(f.needs) == 2 })
+	if err := f.place([]wire.PageRecord{recordOf(10, 1, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	if k.hasAnswered(0) {
+		t.Fatal("a request was answered before all of its pages had come")
+	}
+	if err := f.place([]wire.PageRecord{recordOf(10, 2, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	k.await(0)
+	wantFill(t, k.memory, 10, 1, "it was asked for and came")
+	wantFill(t, k.memory, 11, 1, "it was asked for and came")
+
+	guest := bytes.Repeat([]byte{9}, pages.PageSize)
+	if _, err := k.memory.WriteAt(guest, 10*pages.PageSize); err != nil {
+		t.Fatal(err)
+	}
+	for _, again := range []wire.PageRecord{recordOf(10, 1, 1), recordOf(10, 1, 0), recordOf(9, 4, 1)} {
+		if err := f.place([]wire.PageRecord{again}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantFill(t, k.memory, 10, 9, "the guest wrote it, and the page came again")
+	wantFill(t, k.memory, 9, 0, "it was never missing")
+}
+
+// A page that the kernel has not asked for may belong to something else by now: it is not placed before that.
+func TestFetchPlacesNothingUnasked(t *testing.T) {
+	k := newFakeKernel(t)
+	f := newFetch(k, setOfRange(10, 20))
+	if err := f.place([]wire.PageRecord{recordOf(10, 3, 1), recordOf(13, 1, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	wantFill(t, k.memory, 10, 0, "nobody asked for it yet")
+	guest := bytes.Repeat([]byte{9}, pages.PageSize)
+	for _, page := range []int64{12, 13} { // 12: freed unread, and used for something else. 13: stale
+		if _, err := k.memory.WriteAt(guest, page*pages.PageSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.ask(1, 10, 2)
+	k.ask(2, 13, 1)
+	wantFill(t, k.memory, 10, 1, "it was staged, and asked for")
+	wantFill(t, k.memory, 11, 1, "it was staged, and asked for")
+	wantFill(t, k.memory, 12, 9, "the guest has its frame")
+	wantFill(t, k.memory, 13, 0, "it was staged as zeros")
+	close(k.loaded)
+}
+
+// fetchRoad joins a fetch to a server over connections that can be lost.
+type fetchRoad struct {
+	t      *testing.T
+	source *os.File
+	fetch  *fetch
+	conns  []net.Conn
+	server *server
+}
+
+func (r *fetchRoad) connect(count int) {
+	r.t.Helper()
+	var sources, targets []net.Conn
+	for range count {
+		a, b := loopback(r.t)
+		sources, targets = append(sources, a), append(targets, b)
+	}
+	l, err := newLanes(r.t.Context(), sources, wire.CodecAuto, wire.NewPace(0))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if r.server, err = serve(r.source, l); err != nil {
+		r.t.Fatal(err)
+	}
+	for _, conn := range targets {
+		go r.fetch.lane(conn)
+	}
+	if err := r.fetch.attach(targets); err != nil {
+		r.t.Fatal(err)
+	}
+	r.conns = append(sources, targets...)
+}
+
+func (r *fetchRoad) cut() {
+	for _, conn := range r.conns {
+		conn.Close()
+	}
+}
+
+// loopback is a connection with buffers of its own, as a real one.
+func loopback(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if a, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+// Memory arrives as it is, over one connection or several that are lost again and again, while a guest reads and writes
+// what it has; and both sides agree on what was sent.
+func TestFetchOverLostConnections(t *testing.T) {
+	for _, lanes := range []int{1, 3} {
+		rng := rand.New(rand.NewPCG(uint64(lanes), 11))
+		k := newFakeKernel(t)
+		r := &fetchRoad{t: t, source: testMemory(t)}
+		for range 30 {
+			change(t, rng, r.source)
+		}
+		want := contentOf(t, r.source)
+		r.fetch = newFetch(k, setOfRange(0, testPages))
+		r.connect(lanes)
+		starts := make([]uint64, 0, testPages/16+1)
+		for start := uint64(0); start < testPages; start += 16 {
+			starts = append(starts, start)
+		}
+		rng.Shuffle(len(starts), func(i, j int) { starts[i], starts[j] = starts[j], starts[i] })
+		written := make(map[uint64]bool)
+		for i, start := range starts {
+			if i%20 == 10 {
+				r.cut()
+				r.connect(lanes)
+			}
+			k.ask(uint32(i%4), start, min(16, testPages-start))
+			if got := pageOf(t, k.memory, start); !bytes.Equal(got, want[start*pages.PageSize:][:pages.PageSize]) {
+				t.Fatalf("%d connections: page %d was answered, and is another", lanes, start)
+			}
+			if i%3 == 0 {
+				written[start] = true
+				if _, err := k.memory.WriteAt(bytes.Repeat([]byte{9}, pages.PageSize), int64(start*pages.PageSize)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		close(k.loaded)
+		<-r.fetch.over
+		if r.fetch.err != nil {
+			t.Fatal(r.fetch.err)
+		}
+		for page := uint64(0); page < testPages; page++ {
+			wanted := want[page*pages.PageSize:][:pages.PageSize]
+			if written[page] {
+				wanted = bytes.Repeat([]byte{9}, pages.PageSize)
+			}
+			if !bytes.Equal(pageOf(t, k.memory, page), wanted) {
+				t.Fatalf("%d connections: page %d is wrong in the end", lanes, page)
+			}
+		}
+	}
+}
+
+// A page that changed on the way, whatever did that, is noticed before the source's copy is given up.
+func TestFetchComparesWhatCame(t *testing.T) {
+	k := newFakeKernel(t)
+	r := &fetchRoad{t: t, source: testMemory(t)}
+	r.fetch = newFetch(k, setOfRange(0, 32))
+	if err := r.fetch.place([]wire.PageRecord{recordOf(3, 1, 7)}); err != nil { // the source has zeros there
+		t.Fatal(err)
+	}
+	r.connect(2)
+	k.ask(0, 0, 32)
+	close(k.loaded)
+	<-r.fetch.over
+	if !errors.Is(r.fetch.err, errSumDiffers) {
+		t.Fatalf("a wrong page was not noticed: %v", r.fetch.err)
+	}
+}
+
+// A kernel that ends before it has its memory ends the fetch, which is no success.
+func TestFetchOfAKernelThatEnds(t *testing.T) {
+	k := newFakeKernel(t)
+	f := newFetch(k, setOfRange(0, 32))
+	close(k.needs)
+	<-f.over
+	if !errors.Is(f.err, errKernelGone) {
+		t.Fatal(f.err)
+	}
+}
+
+// What makes no sense in post-copy ends the connection.
+func TestFetchRefuses(t *testing.T) {
+	for name, fr := range map[string]wire.Frame{
+		"beyond what is missing": {Type: wire.TypePages, Payload: append([]byte{2, 0, 0, 0, 1, 0, 0, 0}, 0, 0, 1, 0, 0, 0, 0, 0)},
+		"another memory file":    {Type: wire.TypePages, Stream: 1},
+		"a duplicate":            {Type: wire.TypePages, Payload: append([]byte{3, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0}, 7, 0, 0, 0, 0, 0, 0, 0)},
+		"a punch":                {Type: wire.TypePunch, Payload: wire.AppendRanges(nil, []wire.Range{{Page: 1, Count: 1}})},
+		"kernel state":           {Type: wire.TypeState, Payload: []byte("state")},
+		"half a sum":             {Type: wire.TypeSum, Payload: make([]byte, 8)},
+	} {
+		f := newFetch(newFakeKernel(t), setOfRange(0, 32))
+		if err := f.frame(fr); err == nil {
+			t.Errorf("%s was taken", name)
+		}
+		if f.left() != 32 {
+			t.Errorf("%s: something was applied", name)
+		}
+	}
+}
+
+// What the kernel asks for goes first, the newest before the others, then what follows its newest requests, then the lowest; and never the same page twice.
+func TestFetchPlanOrder(t *testing.T) {
+	missing := setOfRange(0, 4000)
+	p := newFetchPlan()
+	now := time.Now()
+	p.window = maxAheadPages
+	for _, first := range []uint64{1000, 2000} {
+		p.wanted([]image.Run{{First: first, Count: 16}}, missing)
+	}
+	for _, want := range []wire.Range{{Page: 2000, Count: 16}, {Page: 1000, Count: 16}} {
+		if got := p.nextUrgent(missing, now); len(got) != 1 || got[0] != want {
+			t.Fatalf("urgent: %v, want %v", got, want)
+		}
+	}
+	asked := &pages.Set{}
+	asked.AddRange(1000, 1016)
+	asked.AddRange(2000, 2016)
+	var firsts []uint64
+	for {
+		r, ok := p.nextAhead(missing, 0, now)
+		if !ok {
+			break
+		}
+		firsts = append(firsts, r.Page)
+		for page := r.Page; page < r.End(); page++ {
+			if asked.Has(page) {
+				t.Fatalf("page %d is asked for twice", page)
+			}
+			asked.Add(page)
+		}
+	}
+	want := []uint64{2016, 2048, 1016, 1048, 0, 32}
+	for i, page := range want {
+		if firsts[i] != page {
+			t.Fatalf("ahead: %v, want %v first", firsts[:len(want)], want)
+		}
+	}
+	if asked.Count() != 4000 {
+		t.Errorf("%d of 4000 pages are asked for", asked.Count())
+	}
+}
+
+// The oldest need has its turn, however many newer ones there are.
+func TestFetchPlanStarvesNobody(t *testing.T) {
+	missing := setOfRange(0, 4000)
+	p := newFetchPlan()
+	p.wanted([]image.Run{{First: 0, Count: 1}}, missing)
+	for newer := uint64(1); newer <= oldestTurn; newer++ {
+		p.wanted([]image.Run{{First: newer * 100, Count: 1}}, missing)
+		if got := p.nextUrgent(missing, time.Now()); got[0].Page == 0 {
+			return
+		}
+	}
+	t.Error("the oldest need never had its turn")
+}
+
+// More is asked for ahead as long as that comes at once, and less when it queues.
+func TestFetchPlanWindow(t *testing.T) {
+	missing := setOfRange(0, 1<<20)
+	p := newFetchPlan()
+	now := time.Now()
+	turn := func(took time.Duration) {
+		r, ok := p.nextAhead(missing, 0, now)
+		if !ok {
+			t.Fatal("nothing may fly")
+		}
+		if _, more := p.nextAhead(missing, maxAheadPages, now); more {
+			t.Fatal("more is staged than may be")
+		}
+		missing.RemoveRange(r.Page, r.End())
+		p.came(r.Page, r.End(), now.Add(took))
+	}
+	for range 20 {
+		turn(time.Millisecond)
+	}
+	wide := p.window
+	if wide <= 10*chunkPages {
+		t.Errorf("the window did not grow: %d pages", wide)
+	}
+	for range 20 {
+		turn(time.Second)
+	}
+	if p.window >= wide/4 {
+		t.Errorf("the window did not shrink: %d pages, before %d", p.window, wide)
+	}
+}
+
+// eventually waits for a condition that another goroutine brings about.
+func eventually(t *testing.T, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it never happened")
+		}
+	}
+}

@@ -1,0 +1,162 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
+	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
+	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+)
+
+// leaveMissing lets the kernel load without some pages, and begins to fetch them: it
+// needs one or two to be loaded.
+func (t *target) leaveMissing(missing *pages.Set) error {
+	pager, err := t.arrival.standby.Missing(missing)
+	if err != nil {
+		return err
+	}
+	t.arrival.fetch = newFetch(pager, missing)
+	t.inbox.fetch.Store(t.arrival.fetch)
+	return t.arrival.fetch.attach(t.conns)
+}
+
+// rejoin serves a source that comes back after its commit, with what is left of
+// the attempt here.
+func (t *target) rejoin(ctx context.Context) error {
+	t.rejoined = true
+	id := t.session.Attempt()
+	if err := t.find(ctx, id); err != nil {
+		return err
+	}
+	if t.arrival.fetching() {
+		meeting, err := t.session.ExpectData(int(t.hello.DataConnections))
+		if err != nil {
+			return err
+		}
+		defer meeting.Close()
+		t.lanes.Go(func() { t.fetchOver(ctx, meeting) })
+	}
+	if err := t.session.Conn.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	if err := t.welcome(); err != nil {
+		return err
+	}
+	return t.serve(ctx)
+}
+
+// find makes what is left of an attempt known: what this agent has of it, or what an
+// agent before it started.
+func (t *target) find(ctx context.Context, id attempt.ID) error {
+	if t.arrival = t.receiver.keptArrival(id); t.arrival != nil {
+		return t.handover.Expect(id, t.arrival)
+	}
+	s := t.receiver.survivorOf(t.id, id)
+	if t.journal.History().Last(id).State == journal.Started && s.Copy() == journal.Running {
+		pager, left, err := attachPatiently(ctx, s)
+		if err != nil {
+			return err
+		}
+		if pager != nil {
+			t.log.Info("sandbox waits for memory", "sandbox", t.id, "pages", left.Count())
+			t.arrival = &arrival{sb: s.sb, started: true, fetch: newFetch(pager, left)}
+			return t.handover.Expect(id, t.arrival)
+		}
+	}
+	return t.handover.Expect(id, s)
+}
+
+// attachPatience is how long a kernel may take to notice that its pager is gone.
+const attachPatience = 2 * time.Second
+
+func attachPatiently(ctx context.Context, s survivor) (*checkpoint.Pager, *pages.Set, error) {
+	for deadline := time.Now().Add(attachPatience); ; {
+		pager, left, err := checkpoint.AttachPager(ctx, s.sb)
+		if err == nil || time.Now().After(deadline) || ctx.Err() != nil {
+			return pager, left, err
+		}
+		time.Sleep(attachPatience / 20)
+	}
+}
+
+// fetchOver lets the fetch go on over the connections that come, until they end.
+func (t *target) fetchOver(ctx context.Context, meeting *wire.Meeting) {
+	conns, err := meeting.Wait(ctx)
+	if err != nil {
+		return
+	}
+	defer context.AfterFunc(ctx, func() {
+		for _, conn := range conns {
+			conn.Close()
+		}
+	})()
+	for _, conn := range conns {
+		t.lanes.Go(func() {
+			err := t.arrival.fetch.lane(conn)
+			t.log.Info("data connection ended", "sandbox", t.id, "error", err)
+			conn.Close()
+		})
+	}
+	if err := t.arrival.fetch.attach(conns); err != nil {
+		t.log.Warn("missing pages cannot be asked for", "sandbox", t.id, "error", err)
+	}
+}
+
+// fetchStanding says how a sandbox stands whose pages are being fetched, now and
+// when that is over.
+func (t *target) fetchStanding(ctx context.Context, epoch attempt.Epoch, took time.Duration) error {
+	f := t.arrival.fetch
+	t.watch.Do(func() {
+		t.log.Info("sandbox runs here now, and fetches memory", "sandbox", t.id, "pages", f.left())
+		t.lanes.Go(func() {
+			select {
+			case <-f.over:
+				if err := t.fetched(ctx, epoch); err != nil {
+					t.log.Error("missing pages", "sandbox", t.id, "error", err)
+				}
+			case <-ctx.Done():
+			}
+		})
+	})
+	return t.session.Control.Send(&wire.Standing{
+		Standing: attempt.Incomplete, Epoch: epoch, PagesMissing: f.left(), StartNanoseconds: took.Nanoseconds(),
+	})
+}
+
+// fetched ends the fetch on this host, and says how the sandbox stands then.
+func (t *target) fetched(ctx context.Context, epoch attempt.Epoch) error {
+	ctx, id, err := context.WithoutCancel(ctx), t.session.Attempt(), t.arrival.fetch.err
+	standing := attempt.Complete
+	switch {
+	case errors.Is(err, errKernelGone):
+		if !t.arrival.awaitEnd() {
+			return err
+		}
+		if !t.arrival.endedByItself() {
+			standing = attempt.Lost
+		}
+	case err != nil:
+		return err // it stays incomplete: an operator decides
+	}
+	t.receiver.dropArrival(id)
+	t.arrival.release()
+	if standing == attempt.Complete {
+		if err := t.handover.Completed(ctx, id); err != nil {
+			return err
+		}
+		if err != nil {
+			// The source's copy is not the last one: there is none any more.
+			if err := t.handover.Ended(ctx, id); err != nil {
+				return err
+			}
+		}
+		t.log.Info("sandbox has all of its memory", "sandbox", t.id)
+		failpoint.Here(failpoint.TargetComplete)
+	}
+	return t.session.Control.Send(&wire.Standing{Standing: standing, Epoch: epoch})
+}
