@@ -10,10 +10,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // run executes a command line and returns the status to exit with.
 func run(args []string) int {
+	defer spare.Discard()
 	c := &cli{stdout: os.Stdout, stderr: os.Stderr}
 	root := newRootCommand(c)
 	root.SetArgs(args)

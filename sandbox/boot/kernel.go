@@ -47,6 +47,7 @@ import (
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // DefaultPlatform runs guest code in seccomp-trapped stub processes; it needs
@@ -56,15 +57,15 @@ const DefaultPlatform = "systrap"
 // prepareHost does what needs the host's /proc, and so comes before isolate.
 // Its two halves wait for the host's kernel most of the time, so they go side
 // by side.
-func prepareHost(totalMemory uint64) (dirty.Descriptors, error) {
+func prepareHost() (dirty.Descriptors, error) {
 	globals := make(chan error, 1)
-	go func() { globals <- initGlobals(totalMemory) }()
+	go func() { globals <- initGlobals() }()
 	descriptors, err := openTracking()
 	return descriptors, errors.Join(err, <-globals)
 }
 
 // initGlobals sets up gVisor's process-wide state.
-func initGlobals(totalMemory uint64) error {
+func initGlobals() error {
 	// Go would read the zone from a file when a time is first printed.
 	time.Local = time.UTC
 	cpuid.Initialize()
@@ -75,14 +76,20 @@ func initGlobals(totalMemory uint64) error {
 	if err := usage.Init(); err != nil {
 		return fmt.Errorf("initialize memory accounting: %w", err)
 	}
-	if totalMemory > 0 {
-		// /proc/meminfo inside says 2 GiB otherwise.
-		usage.MinimumTotalMemoryBytes = totalMemory
-		usage.MaximumTotalMemoryBytes = totalMemory
-		tmpfs.SetTotalHostMem(totalMemory)
-	}
 	gomaxprocs.SetBase(runtime.NumCPU())
 	return sighandling.IgnoreChildStop()
+}
+
+// setTotalMemory says how much memory the guest is to see, 0 for whatever the
+// kernel thinks.
+func setTotalMemory(bytes uint64) {
+	if bytes == 0 {
+		return
+	}
+	// /proc/meminfo inside says 2 GiB otherwise.
+	usage.MinimumTotalMemoryBytes = bytes
+	usage.MaximumTotalMemoryBytes = bytes
+	tmpfs.SetTotalHostMem(bytes)
 }
 
 // loadingMapUnit is how much of memory a page fault maps while pages are still
@@ -91,9 +98,12 @@ func initGlobals(totalMemory uint64) error {
 const loadingMapUnit = 64 << 10
 
 // firstTrackingFD is the number of the first of the two descriptors of dirty
-// tracking: far above what is inherited, so that the seccomp filter is always
-// the same.
-const firstTrackingFD = 1000
+// tracking, and controlFD that of the control socket: far above what is handed
+// over, so that the seccomp filter is always the same.
+const (
+	firstTrackingFD = spare.TableFD - 2
+	controlFD       = spare.TableFD
+)
 
 // newTracker wraps a platform so that the pages that the guest dirties can be
 // tracked. Where the host's kernel cannot do that, nothing is lost but the
