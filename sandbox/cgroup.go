@@ -8,6 +8,7 @@ import (
 	"gvisor.dev/gvisor/runsc/cgroup"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // memoryLimit returns what the guest is to see as total memory: the
@@ -26,21 +27,22 @@ func memoryLimit(spec *specs.Spec) uint64 {
 	return total
 }
 
-// spawnInCgroup starts the sandbox process in the cgroup that the spec names,
+// startInCgroup starts the sandbox process in the cgroup that the spec names,
 // with the spec's limits on it. Where the host does not let us, the sandbox
 // runs without, and a warning says so.
-func (c *creation) spawnInCgroup(cfg *boot.Config) (*child, error) {
+func (c *creation) startInCgroup(cfg *boot.Config) (*spare.Process, error) {
 	linux := c.opts.Bundle.Spec.Linux
 	if linux == nil || linux.CgroupsPath == "" {
-		return spawn(cfg, c.files, c.log)
+		return startProcess(cfg, c.log)
 	}
 	leave, err := c.joinCgroup(linux)
 	if err != nil {
 		c.warnings = append(c.warnings, fmt.Sprintf("linux.cgroupsPath %q and linux.resources are not applied: %v", linux.CgroupsPath, err))
-		return spawn(cfg, c.files, c.log)
+		return startProcess(cfg, c.log)
 	}
 	defer leave()
-	return spawn(cfg, c.files, c.log)
+	// Not the prepared process: what it has by now is charged to our own cgroup.
+	return spare.Start(cfg.ID, cfg.Platform, c.log)
 }
 
 // joinCgroup makes the cgroup and moves this process into it until leave is

@@ -252,15 +252,20 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 	if restore := c.opts.Restore; restore != nil {
 		cfg.Restore = &boot.RestoreConfig{Sessions: restore.Sessions, Terminal: restore.Terminal, Processes: restore.Processes}
 	}
-	child, err := c.spawnInCgroup(cfg)
+	process, err := c.startInCgroup(cfg)
+	if err != nil {
+		closeFiles(c.files)
+		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
+	}
+	child, err := handOver(process, cfg, c.files, c.log)
 	if err != nil {
 		return nil, err
 	}
 	c.undoer(func() {
-		child.cmd.Process.Kill()
-		child.cmd.Wait()
+		process.Kill()
+		process.Wait()
 	})
-	if c.record.Sandbox, err = identify(child.cmd.Process.Pid); err != nil {
+	if c.record.Sandbox, err = identify(process.PID()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
 	}
 	c.adjustOOMScore()

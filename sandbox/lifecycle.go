@@ -137,7 +137,7 @@ func (s *Sandbox) Wait(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	if s.child != nil {
-		s.child.cmd.Wait() // collect it; the record below says how it ended
+		s.child.process.Wait() // collect it; the record below says how it ended
 	}
 	return s.ExitStatus()
 }

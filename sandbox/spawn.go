@@ -7,31 +7,43 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
-
-// nobodyID is the user and group that a sandbox process is on the host: root
-// in its own user namespace, and nobody outside of it.
-const nobodyID = 65534
 
 // maxReportBytes bounds what a sandbox process says when it is ready.
 const maxReportBytes = 1 << 20
 
 // child is a sandbox process that has been started but has not reported yet.
 type child struct {
-	cmd   *exec.Cmd
-	ready *os.File // reads its boot.Report
+	process *spare.Process
+	ready   *os.File // reads its boot.Report
 }
 
-// spawn starts a sandbox process with cfg and files. It takes ownership of
-// files; Config and Ready are filled in here. log receives its errors.
-func spawn(cfg *boot.Config, files *boot.Files, log *os.File) (*child, error) {
+// startProcess returns a sandbox process that waits for its files: the one that
+// the command has prepared, if it has the right platform, or a new one.
+func startProcess(cfg *boot.Config, log *os.File) (*spare.Process, error) {
+	if cfg.Platform == boot.DefaultPlatform {
+		if p := spare.Take(); p != nil {
+			return p, nil
+		}
+	}
+	return spare.Start(cfg.ID, cfg.Platform, log)
+}
+
+// handOver makes process the sandbox of cfg and files. It takes ownership of all
+// of them; Config, Ready and Log are filled in here.
+func handOver(process *spare.Process, cfg *boot.Config, files *boot.Files, log *os.File) (_ *child, err error) {
 	defer closeFiles(files)
+	defer func() {
+		if err != nil {
+			process.Kill()
+			process.Wait()
+		}
+	}()
 	cfg.Files = files.Layout()
 	data, err := json.Marshal(cfg)
 	if err != nil {
@@ -45,28 +57,14 @@ func spawn(cfg *boot.Config, files *boot.Files, log *os.File) (*child, error) {
 		return nil, err
 	}
 	files.Ready = readyChild
-	cmd := exec.Command("/proc/self/exe", boot.Subcommand, cfg.ID)
-	cmd.Args[0] = "sbxmigrate"
-	// Go would keep the cgroup's limit files open, as descriptors of the host's
-	// file system in a process that must have none.
-	cmd.Env = []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = files.List()
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		// A session of its own: what is typed at the command's terminal does
-		// not reach the sandbox process.
-		Setsid: true,
-		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS |
-			unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: nobodyID, Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: nobodyID, Size: 1}},
-		Credential:  &syscall.Credential{Uid: 0, Gid: 0, NoSetGroups: true},
-	}
-	if err := cmd.Start(); err != nil {
+	// The log is the caller's, closeFiles must not find it.
+	given := *files
+	given.Log = log
+	if err := process.Give(given.List()); err != nil {
 		ready.Close()
 		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
 	}
-	return &child{cmd: cmd, ready: ready}, nil
+	return &child{process: process, ready: ready}, nil
 }
 
 // waitReady blocks until the sandbox process has reported, ended, or ctx has.
@@ -83,9 +81,8 @@ func (c *child) waitReady(ctx context.Context) (*boot.Report, error) {
 	}
 	var report boot.Report
 	if err := json.Unmarshal(data, &report); err != nil {
-		c.cmd.Process.Kill() // it may be there still, and say nonsense
-		c.cmd.Wait()
-		return nil, fmt.Errorf("%w: it ended without a word (%s), see its log", ErrBoot, c.cmd.ProcessState)
+		c.process.Kill() // it may be there still, and say nonsense
+		return nil, fmt.Errorf("%w: it ended without a word (%s), see its log", ErrBoot, c.process.Wait())
 	}
 	if report.Error != "" {
 		return nil, fmt.Errorf("%w: %s", ErrBoot, report.Error)

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	_ "github.com/sbxmigrate/sbxmigrate/cmd/sbxmigrate/early" // starts a sandbox process where one is needed
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/gofer"
 )

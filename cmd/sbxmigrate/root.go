@@ -11,12 +11,14 @@ import (
 	"gvisor.dev/gvisor/pkg/log"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // run executes a command line and returns the status to exit with.
 func run(args []string) int {
 	// What gVisor's libraries say by the way is not for users.
 	log.SetLevel(log.Warning)
+	defer spare.Discard()
 	c := &cli{stdout: os.Stdout, stderr: os.Stderr}
 	root := newRootCommand(c)
 	root.SetArgs(runcSpelling(args))

@@ -12,11 +12,12 @@ import (
 
 	"github.com/sbxmigrate/sbxmigrate/mounts"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // Subcommand is the hidden first argument with which the binary re-executes
 // itself as a sandbox process.
-const Subcommand = "sandbox-boot"
+const Subcommand = spare.Subcommand
 
 // RootContainer is the kernel's name for a sandbox's first container.
 const RootContainer = "root"
@@ -24,10 +25,6 @@ const RootContainer = "root"
 // maxConfigBytes bounds the configuration read from the creating command: a
 // spec with a megabyte of environment still fits.
 const maxConfigBytes = 16 << 20
-
-// firstFD is the descriptor number of the first file handed over: 0, 1 and 2
-// are the null device and the log.
-const firstFD = 3
 
 // Config is what a sandbox process is told by the command that creates it.
 type Config struct {
@@ -71,9 +68,10 @@ type FileLayout struct {
 	Load      int `json:"load"`      // for Hooks.Load
 }
 
-// Files are the descriptors a sandbox process starts with. The process owns
+// Files are the descriptors that a sandbox process is handed. The process owns
 // them all.
 type Files struct {
+	Log     *os.File // becomes its standard output and error
 	Config  *os.File // Config as JSON, then end of file
 	Ready   *os.File // receives one Report
 	Exit    *os.File // receives one ExitRecord
@@ -87,10 +85,9 @@ type Files struct {
 	Load      []*os.File
 }
 
-// List returns the files in the order in which a child must inherit them from
-// descriptor 3 on.
+// List returns the files in the order in which they are handed over.
 func (f *Files) List() []*os.File {
-	list := []*os.File{f.Config, f.Ready, f.Exit, f.Control, f.Memory}
+	list := []*os.File{f.Log, f.Config, f.Ready, f.Exit, f.Control, f.Memory}
 	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load} {
 		list = append(list, group...)
 	}
@@ -102,35 +99,37 @@ func (f *Files) Layout() FileLayout {
 	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load)}
 }
 
-// inherit reads the configuration and names the descriptors that came with it.
-func inherit() (*Config, *Files, error) {
-	next := uintptr(firstFD)
-	take := func(name string) *os.File {
-		f := os.NewFile(next, name)
-		next++
-		return f
+// filesWithoutGroup is how many files come before the groups that FileLayout
+// counts.
+const filesWithoutGroup = 6
+
+// sortFiles tells the files apart that the creating command has handed over, in
+// the order of Files.List, and reads the configuration. Those that it returns
+// with an error are there to report it.
+func sortFiles(list []*os.File) (*Config, *Files, error) {
+	if len(list) < filesWithoutGroup {
+		return nil, &Files{}, fmt.Errorf("sandbox process was handed %d files, want at least %d", len(list), filesWithoutGroup)
 	}
-	group := func(name string, n int) []*os.File {
-		files := make([]*os.File, n)
-		for i := range files {
-			files[i] = take(fmt.Sprintf("%s-%d", name, i))
-		}
-		return files
-	}
-	files := &Files{
-		Config: take("config"), Ready: take("ready"), Exit: take("exit"),
-		Control: take("control"), Memory: take("memory"),
-	}
+	files := &Files{Log: list[0], Config: list[1], Ready: list[2], Exit: list[3], Control: list[4], Memory: list[5]}
 	cfg, err := ReadConfig(files.Config)
 	if err != nil {
 		return nil, files, err
 	}
+	list = list[filesWithoutGroup:]
 	l := cfg.Files
-	files.Stdio = group("stdio", l.Stdio)
-	files.Preserved = group("preserved", l.Preserved)
-	files.Gofer = group("gofer", l.Gofer)
-	files.Packet = group("packet", l.Packet)
-	files.Load = group("load", l.Load)
+	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load; len(list) != want {
+		return nil, files, fmt.Errorf("sandbox process was handed %d files beside its own, configuration counts %d", len(list), want)
+	}
+	group := func(n int) []*os.File {
+		files := list[:n:n]
+		list = list[n:]
+		return files
+	}
+	files.Stdio = group(l.Stdio)
+	files.Preserved = group(l.Preserved)
+	files.Gofer = group(l.Gofer)
+	files.Packet = group(l.Packet)
+	files.Load = group(l.Load)
 	return cfg, files, nil
 }
 

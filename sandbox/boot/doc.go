@@ -5,13 +5,14 @@
 //
 // # Process
 //
-// The creating command (package sandbox) starts the sandbox process in new
-// user, PID, mount, IPC, UTS and network namespaces and hands it everything it
-// will ever have as descriptors: configuration, control socket, memory file,
-// standard streams, gofer and packet sockets. Main then
+// The sandbox process is started in new user, PID, mount, IPC, UTS and network
+// namespaces, as a rule before anything is known of what it will hold (package
+// spare). Main then
 //
-//  1. reads the configuration and opens what needs /proc (dirty tracking),
-//  2. enters an empty, read-only root and drops every capability,
+//  1. opens what needs /proc (dirty tracking), enters an empty, read-only root,
+//     drops every capability and starts the platform,
+//  2. receives everything it will ever have as descriptors: configuration,
+//     control socket, memory file, standard streams, gofer and packet sockets,
 //  3. builds or loads the kernel; seccomp is on before any guest code or any
 //     byte of a saved state is looked at,
 //  4. reports ready or the error, serves the control socket, and exits with

@@ -55,15 +55,15 @@ const DefaultPlatform = "systrap"
 // prepareHost does what needs the host's /proc, and so comes before isolate.
 // Its two halves wait for the host's kernel most of the time, so they go side
 // by side.
-func prepareHost(totalMemory uint64) (dirty.Descriptors, error) {
+func prepareHost() (dirty.Descriptors, error) {
 	globals := make(chan error, 1)
-	go func() { globals <- initGlobals(totalMemory) }()
+	go func() { globals <- initGlobals() }()
 	descriptors, err := openTracking()
 	return descriptors, errors.Join(err, <-globals)
 }
 
 // initGlobals sets up gVisor's process-wide state.
-func initGlobals(totalMemory uint64) error {
+func initGlobals() error {
 	// Go would read the zone from a file when a time is first printed.
 	time.Local = time.UTC
 	cpuid.Initialize()
@@ -74,14 +74,20 @@ func initGlobals(totalMemory uint64) error {
 	if err := usage.Init(); err != nil {
 		return fmt.Errorf("initialize memory accounting: %w", err)
 	}
-	if totalMemory > 0 {
-		// /proc/meminfo inside says 2 GiB otherwise.
-		usage.MinimumTotalMemoryBytes = totalMemory
-		usage.MaximumTotalMemoryBytes = totalMemory
-		tmpfs.SetTotalHostMem(totalMemory)
-	}
 	gomaxprocs.SetBase(runtime.NumCPU())
 	return sighandling.IgnoreChildStop()
+}
+
+// setTotalMemory says how much memory the guest is to see, 0 for whatever the
+// kernel thinks.
+func setTotalMemory(bytes uint64) {
+	if bytes == 0 {
+		return
+	}
+	// /proc/meminfo inside says 2 GiB otherwise.
+	usage.MinimumTotalMemoryBytes = bytes
+	usage.MaximumTotalMemoryBytes = bytes
+	tmpfs.SetTotalHostMem(bytes)
 }
 
 // loadingMapUnit is how much of memory a page fault maps while pages are still

@@ -2,13 +2,20 @@ package boot
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/control/server"
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/platform"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // Hooks are what package boot is handed by the command, since it may not
@@ -25,14 +32,31 @@ type Hooks struct {
 // container.
 const exitFailed = 1
 
+// gcPercent is Go's own default. Until it has booted the process collects no
+// garbage: what is allocated by then is needed.
+const gcPercent = 100
+
 // Main is the body of a sandbox process. It returns the status to exit with.
 func Main(hooks Hooks) int {
-	cfg, files, err := inherit()
-	var s *Sandbox
-	if err == nil {
-		initLog(cfg)
-		s, err = open(cfg, files, hooks)
+	platform := ""
+	if len(os.Args) > platformArg {
+		platform = os.Args[platformArg]
 	}
+	h, hostErr := prepare(platform)
+	list, err := spare.Receive()
+	if errors.Is(err, io.EOF) {
+		return exitFailed // not needed
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
+	}
+	cfg, files, err := sortFiles(list)
+	var s *Sandbox
+	if err = errors.Join(hostErr, err); err == nil {
+		s, err = open(h, cfg, files, hooks)
+	}
+	debug.SetGCPercent(gcPercent)
 	report := Report{}
 	if err != nil {
 		report.Error = err.Error()
@@ -52,32 +76,50 @@ func Main(hooks Hooks) int {
 	return status
 }
 
-// open isolates the process and makes it serve a sandbox that only waits to be
-// started.
-func open(cfg *Config, files *Files, hooks Hooks) (*Sandbox, error) {
-	descriptors, err := prepareHost(cfg.TotalMemory)
+// platformArg is the index of the platform's name in the command line.
+const platformArg = 3
+
+// prepared is what a sandbox process has before it knows what will run in it.
+type prepared struct {
+	descriptors dirty.Descriptors
+	platform    platform.Platform
+}
+
+// prepare does all that does not depend on a configuration, and above all leaves
+// the host.
+func prepare(platform string) (*prepared, error) {
+	// Until there is a log there is nobody to read more than that.
+	log.SetLevel(log.Warning)
+	descriptors, err := prepareHost()
 	if err != nil {
 		return nil, err
-	}
-	memoryFD, err := unix.FcntlInt(files.Memory.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("keep memory file: %w", err)
 	}
 	root, err := isolate()
 	if err != nil {
 		return nil, err
 	}
-	s := &Sandbox{cfg: cfg, memory: os.NewFile(uintptr(memoryFD), "memory"), ended: make(chan struct{}), terminalFD: -1}
-	created := PhaseCreated
-	s.phase.Store(&created)
-	bare, err := newPlatform(cfg.Platform)
+	bare, err := newPlatform(platform)
 	if err != nil {
 		return nil, err
 	}
-	s.platform = newTracker(bare, descriptors, cfg.Tracking)
-	if err := root.seal(); err != nil {
+	return &prepared{descriptors, bare}, root.seal()
+}
+
+// open makes the process serve a sandbox that only waits to be started.
+func open(h *prepared, cfg *Config, files *Files, hooks Hooks) (*Sandbox, error) {
+	if err := adopt(files); err != nil {
 		return nil, err
 	}
+	initLog(cfg)
+	setTotalMemory(cfg.TotalMemory)
+	memoryFD, err := unix.FcntlInt(files.Memory.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("keep memory file: %w", err)
+	}
+	s := &Sandbox{cfg: cfg, memory: os.NewFile(uintptr(memoryFD), "memory"), ended: make(chan struct{}), terminalFD: -1}
+	created := PhaseCreated
+	s.phase.Store(&created)
+	s.platform = newTracker(h.platform, h.descriptors, cfg.Tracking)
 	if s.mf, err = newMemoryFile(files.Memory); err != nil {
 		return nil, err
 	}
@@ -88,7 +130,7 @@ func open(cfg *Config, files *Files, hooks Hooks) (*Sandbox, error) {
 	}
 	// From here on the gofer answers, a saved state is read, and in the end
 	// guest code runs.
-	if err := installSeccomp(filterParts{bare, files.Control.Fd(), descriptors}); err != nil {
+	if err := installSeccomp(filterParts{h.platform, files.Control.Fd(), h.descriptors}); err != nil {
 		return nil, err
 	}
 	if cfg.Restore != nil {
@@ -109,6 +151,23 @@ func open(cfg *Config, files *Files, hooks Hooks) (*Sandbox, error) {
 		return nil, fmt.Errorf("serve control socket: %w", err)
 	}
 	return s, nil
+}
+
+// adopt puts the files that need a certain descriptor number in their place: the
+// log, and the control socket, which the seccomp filter knows by its number.
+func adopt(files *Files) error {
+	for _, n := range []int{1, 2} {
+		if err := unix.Dup3(int(files.Log.Fd()), n, 0); err != nil {
+			return fmt.Errorf("adopt log: %w", err)
+		}
+	}
+	files.Log.Close()
+	if err := unix.Dup3(int(files.Control.Fd()), controlFD, unix.O_CLOEXEC); err != nil {
+		return fmt.Errorf("adopt control socket: %w", err)
+	}
+	files.Control.Close()
+	files.Control = os.NewFile(controlFD, "control")
+	return nil
 }
 
 // initLog sends gVisor's log to standard error, which is the sandbox's log

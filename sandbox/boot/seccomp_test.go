@@ -15,10 +15,6 @@ import (
 
 var update = flag.Bool("update", false, "write filter.json anew")
 
-// controlFDInChild is the control socket's descriptor number: Files.List puts
-// it fourth.
-const controlFDInChild = firstFD + 3
-
 const dumpFilterVariable = "SBXMIGRATE_TEST_DUMP_FILTER"
 
 // TestFilterIsCurrent compiles the seccomp filter as a sandbox process would,
@@ -69,7 +65,7 @@ func dumpFilter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	filter, err := filterParts{p, controlFDInChild, tracking}.compile()
+	filter, err := filterParts{p, controlFD, tracking}.compile()
 	if err != nil {
 		t.Fatal(err)
 	}

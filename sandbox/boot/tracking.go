@@ -9,6 +9,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/platform"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // What can be done about the pages that a sandbox dirties. All but the default
@@ -40,9 +41,12 @@ func CheckTracking(how string) error {
 }
 
 // firstTrackingFD is the number of the first of the two descriptors of dirty
-// tracking: far above what is inherited, so that the seccomp filter is always
-// the same.
-const firstTrackingFD = 1000
+// tracking, and controlFD that of the control socket: far above what is handed
+// over, so that the seccomp filter is always the same.
+const (
+	firstTrackingFD = spare.TableFD - 2
+	controlFD       = spare.TableFD
+)
 
 // newTracker wraps a platform so that the pages that the guest dirties can be
 // tracked. Where the host's kernel cannot do that, nothing is lost but the

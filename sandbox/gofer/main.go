@@ -3,10 +3,14 @@ package gofer
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 )
+
+// gcPercent is Go's own default.
+const gcPercent = 100
 
 // Main is the gofer process. It returns when every connection has ended, or
 // with the reason why it could not serve, which Start's caller gets from Ready
@@ -18,6 +22,7 @@ func Main() error {
 		return err
 	}
 	report(statusReady)
+	debug.SetGCPercent(gcPercent)
 	server.serve()
 	return nil
 }

@@ -19,13 +19,21 @@ const (
 	firstMountFD = 5
 )
 
+// tableFD is a descriptor number that a gofer inherits as well, so that its
+// descriptor table is large from the start. A process with several threads waits
+// for a grace period of the host's kernel (5–10 ms) each time that its table
+// grows, and a guest waits with it while it opens files. The gofer closes the
+// descriptor itself with all else that it was not meant to have.
+const tableFD = 1000
+
 // goferNamespaces are new for each gofer. The network namespace stays empty.
 const goferNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
 // goferEnvironment is all of a gofer's environment. The runtime would otherwise
 // keep a descriptor of the cgroup's limits open, by which the process could
-// change them.
-var goferEnvironment = []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
+// change them. Main turns garbage collection on once the gofer serves: what is
+// allocated before that is needed.
+var goferEnvironment = []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GOGC=off"}
 
 // Start opens the sources and starts a gofer process that serves them. It
 // returns as soon as the process exists; Ready waits until it serves. Ending ctx
@@ -119,7 +127,7 @@ func (l *launch) start(log *os.File, ids idMappings) (*Process, error) {
 	attr := &os.ProcAttr{
 		Dir:   "/",
 		Env:   goferEnvironment,
-		Files: append([]*os.File{l.null, l.null, log, l.config, l.status[1]}, l.perMount...),
+		Files: l.inherited(log),
 		Sys: &syscall.SysProcAttr{
 			Cloneflags: goferNamespaces,
 			// Out of reach of the terminal of the command that starts it.
@@ -136,6 +144,16 @@ func (l *launch) start(log *os.File, ids idMappings) (*Process, error) {
 	p := &Process{Client: l.clients, PID: process.Pid, process: process, status: l.status[0]}
 	l.clients, l.status[0] = nil, nil
 	return p, nil
+}
+
+// inherited returns the files of a gofer process by descriptor number.
+func (l *launch) inherited(log *os.File) []*os.File {
+	files := append([]*os.File{l.null, l.null, log, l.config, l.status[1]}, l.perMount...)
+	if len(files) <= tableFD {
+		files = append(files, make([]*os.File, tableFD-len(files))...)
+		files = append(files, l.null)
+	}
+	return files
 }
 
 // startLimited starts the process from a thread that has only the capabilities

@@ -1,0 +1,52 @@
+// Package early does what a command must do first, before the other packages of
+// the program are initialised: that takes 10 ms, half of it waiting for the host's
+// kernel, and a sandbox process can start meanwhile.
+//
+// It looks at the command line only so far as to say whether a sandbox process
+// will be needed. A wrong guess costs a process that is ended unused.
+package early
+
+import (
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
+)
+
+// Go initialises packages in order of their import paths, those that one needs
+// first: this one needs nothing but the standard library, and so comes before
+// gVisor's.
+func init() {
+	if id, ok := sandboxOf(os.Args[1:]); ok {
+		spare.Prepare(id)
+	}
+}
+
+// starting are the commands that need a sandbox process.
+var starting = []string{"run", "create", "restore"}
+
+// valued are the global options that take a value.
+var valued = []string{"--root", "--log", "--log-format"}
+
+// sandboxOf says whether a command line will need a sandbox process of the default
+// platform, and for which sandbox most likely: IDs come last.
+func sandboxOf(args []string) (id string, ok bool) {
+	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		if slices.Contains(valued, args[0]) {
+			args = args[1:]
+		}
+		if len(args) > 0 {
+			args = args[1:]
+		}
+	}
+	if len(args) < 2 || !slices.Contains(starting, args[0]) {
+		return "", false
+	}
+	for _, arg := range args[1:] {
+		if arg == "-h" || arg == "--help" || strings.HasPrefix(arg, "--platform") {
+			return "", false
+		}
+	}
+	return args[len(args)-1], true
+}

@@ -1,0 +1,133 @@
+package spare
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"testing"
+)
+
+// childFailed is the exit status of a child that received something wrong.
+const childFailed = 3
+
+// TestMain is the sandbox process too: the first file that it is given takes what
+// it has to say, and all others say their number.
+func TestMain(m *testing.M) {
+	if len(os.Args) < 2 || os.Args[1] != Subcommand {
+		os.Exit(m.Run())
+	}
+	files, err := Receive()
+	if errors.Is(err, io.EOF) {
+		os.Exit(0)
+	}
+	if err != nil || len(files) == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(childFailed)
+	}
+	for i, f := range files[1:] {
+		data := make([]byte, 16)
+		n, err := f.ReadAt(data, 0)
+		if got, _ := strconv.Atoi(string(data[:n])); got != i+1 {
+			fmt.Fprintf(files[0], "file %d says %q, %v\n", i+1, data[:n], err)
+		}
+	}
+	fmt.Fprintf(files[0], "%d files as %s of uid %d\n", len(files), os.Args[2], os.Getuid())
+	os.Exit(0)
+}
+
+// give hands p one file for its answer and n more, and returns the answer.
+func give(t *testing.T, p *Process, n int) string {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	files := []*os.File{w}
+	dir := t.TempDir()
+	for i := range n {
+		f, err := os.Create(fmt.Sprintf("%s/%d", dir, i+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		fmt.Fprint(f, i+1)
+		files = append(files, f)
+	}
+	if err := p.Give(files); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	answer, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(answer)
+}
+
+func TestGive(t *testing.T) {
+	for _, n := range []int{0, 1, maxPerMessage - 1, maxPerMessage, 3 * maxPerMessage} {
+		p, err := Start("label", "", os.Stderr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("%d files as label of uid 0\n", n+1)
+		if got := give(t, p, n); got != want {
+			t.Errorf("child says %q, want %q", got, want)
+		}
+		if state := p.Wait(); state != "exit status 0" {
+			t.Errorf("child ended with %s", state)
+		}
+	}
+}
+
+func TestGiveToTheDead(t *testing.T) {
+	p, err := Start("label", "", os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.process.Kill()
+	p.Wait()
+	if err := p.Give([]*os.File{os.Stderr}); err == nil {
+		t.Error("giving to a process that has ended succeeds")
+	}
+}
+
+func TestUnusedProcessEndsByItself(t *testing.T) {
+	p, err := Start("label", "", os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.closeSocket() // as the end of this process would
+	if state := p.Wait(); state != "exit status 0" {
+		t.Errorf("child ended with %s", state)
+	}
+}
+
+func TestTakeAndDiscard(t *testing.T) {
+	Discard() // nothing is prepared yet
+	Prepare("prepared")
+	p := Take()
+	if p == nil {
+		t.Fatal("nothing was prepared")
+	}
+	if Take() != nil {
+		t.Error("taken twice")
+	}
+	if got, want := give(t, p, 0), "1 files as prepared of uid 0\n"; got != want {
+		t.Errorf("child says %q, want %q", got, want)
+	}
+	p.Wait()
+
+	Prepare("discarded")
+	left := prepared.process
+	Discard()
+	if Take() != nil {
+		t.Error("what was discarded can be taken")
+	}
+	if state := left.Wait(); state == "exit status 0" {
+		t.Error("the discarded process was not collected")
+	}
+}
