@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
 )
 
@@ -31,13 +29,7 @@ func networkedRedis(ns *os.File) guest.Bundle {
 	return guest.Bundle{
 		Args: []string{"/usr/bin/redis-server", "--port", redisPort, "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "",
 			"--appendonly", "no", "--dir", "/tmp", "--daemonize", "no", "--enable-debug-command", "yes"},
-		Edit: func(s *specs.Spec) {
-			for i := range s.Linux.Namespaces {
-				if s.Linux.Namespaces[i].Type == specs.NetworkNamespace {
-					s.Linux.Namespaces[i].Path = namespacePath(ns)
-				}
-			}
-		},
+		Edit: inNamespace(ns),
 	}
 }
 
