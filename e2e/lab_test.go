@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"syscall"
@@ -122,21 +123,50 @@ func (l *lab) machine(mac, address string, up bool) *os.File {
 	return ns
 }
 
-// dialFrom opens a TCP connection from a namespace.
-func dialFrom(ns *os.File, address string) (conn net.Conn, err error) {
-	err = inside(ns, func() error {
-		// No goroutine of the dialler's own: it would be in another namespace.
-		addr, err := net.ResolveTCPAddr("tcp4", address)
+// addAddress gives a machine one more address.
+func (l *lab) addAddress(ns *os.File, address string) {
+	l.t.Helper()
+	l.in(ns, func() error {
+		link, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
 		}
-		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		addr, err := netlink.ParseAddr(address)
+		if err != nil {
+			return err
+		}
+		if addr.IP.To4() == nil {
+			addr.Flags = unix.IFA_F_NODAD // it is used at once
+		}
+		return netlink.AddrAdd(link, addr)
+	})
+}
+
+// dialFrom opens a TCP connection from a namespace.
+func dialFrom(ns *os.File, address string) (net.Conn, error) {
+	return connectFrom(ns, unix.SOCK_STREAM, address)
+}
+
+// connectFrom connects a socket from a namespace.
+func connectFrom(ns *os.File, kind int, address string) (conn net.Conn, err error) {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, err
+	}
+	var sockaddr syscall.Sockaddr = &syscall.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	family := syscall.AF_INET6
+	if to.Addr().Is4() {
+		sockaddr, family = &syscall.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}, syscall.AF_INET
+	}
+	err = inside(ns, func() error {
+		// No goroutine of a dialler's own: it would be in another namespace.
+		fd, err := syscall.Socket(family, kind|syscall.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		file := os.NewFile(uintptr(fd), address)
 		defer file.Close()
-		if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: addr.Port, Addr: [4]byte(addr.IP.To4())}); err != nil {
+		if err := syscall.Connect(fd, sockaddr); err != nil {
 			return err
 		}
 		conn, err = net.FileConn(file)

@@ -69,9 +69,9 @@ type flow struct {
 	repeated  uint32 // segments that the client sent again, ever
 }
 
-func newFlow(t *testing.T, ns *os.File, name, request string) *flow {
+func newFlow(t *testing.T, ns *os.File, address, name, request string) *flow {
 	t.Helper()
-	conn, err := dialFrom(ns, serverAddress+":"+streamPort)
+	conn, err := dialFrom(ns, net.JoinHostPort(address, streamPort))
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
@@ -126,8 +126,8 @@ func (f *flow) position() uint64 {
 }
 
 // download starts a flow from the guest, whose every byte is compared.
-func download(t *testing.T, ns *os.File, bytesPerSecond int) *flow {
-	f := newFlow(t, ns, "download", fmt.Sprintf("send %d", bytesPerSecond))
+func download(t *testing.T, ns *os.File, address string, bytesPerSecond int) *flow {
+	f := newFlow(t, ns, address, "download", fmt.Sprintf("send %d", bytesPerSecond))
 	go func() {
 		buf, at := make([]byte, 256<<10), int64(0)
 		for {
@@ -147,8 +147,8 @@ func download(t *testing.T, ns *os.File, bytesPerSecond int) *flow {
 }
 
 // upload starts a flow to the guest, which compares every byte.
-func upload(t *testing.T, ns *os.File, bytesPerSecond int, stop <-chan struct{}) *flow {
-	f := newFlow(t, ns, "upload", "check")
+func upload(t *testing.T, ns *os.File, address string, bytesPerSecond int, stop <-chan struct{}) *flow {
+	f := newFlow(t, ns, address, "upload", "check")
 	go func() {
 		const chunk = 32 << 10
 		start, at := time.Now(), int64(0)
@@ -205,7 +205,7 @@ func TestMigrateStreams(t *testing.T) {
 	p.a.ask("web", "retransmitted") // waits until the program answers
 
 	stop := make(chan struct{})
-	flows := []*flow{download(t, client, bytesPerSecond), upload(t, client, bytesPerSecond, stop)}
+	flows := []*flow{download(t, client, serverAddress, bytesPerSecond), upload(t, client, serverAddress, bytesPerSecond, stop)}
 	stalls := make(map[*flow][]time.Duration)
 	from, to := p.a, p.b
 	for move := range moves {

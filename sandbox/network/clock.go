@@ -29,6 +29,10 @@ type freezableClock struct {
 	mu     sync.Mutex
 	frozen bool
 	due    []func()
+
+	// secrets are carried through a save: what is saved with a stack and is ours is
+	// its clock. They are touched only while tasks are paused.
+	secrets tcpSecrets
 }
 
 // newFreezableClock wraps a clock, once: stacks that are given the same freezable
@@ -94,12 +98,18 @@ func Quiesce(s *stack.Stack, gates *Gates) {
 			c.freeze()
 		}
 	}
+	if c, ok := s.Clock().(*freezableClock); ok {
+		c.secrets = readSecrets(s)
+	}
 }
 
 // Resume undoes Quiesce after the save or on a rollback, or starts a loaded
 // stack: timers run, and the gates pass what they held and open. It returns how
 // many frames passed.
 func Resume(s *stack.Stack, gates *Gates) int {
+	if c, ok := s.Clock().(*freezableClock); ok {
+		c.secrets = tcpSecrets{}
+	}
 	for _, c := range []tcpip.Clock{s.Clock(), gates.clock} {
 		if c, ok := c.(*freezableClock); ok {
 			c.thaw()
@@ -119,12 +129,22 @@ func init() {
 func (c *freezableClock) StateTypeName() string { return clockStateName }
 
 // StateFields implements state.Type.
-func (c *freezableClock) StateFields() []string { return []string{"inner"} }
+func (c *freezableClock) StateFields() []string {
+	return []string{"inner", "protocolSecrets", "listeners", "listenerSecrets"}
+}
 
 // StateSave implements state.SaverLoader.
-func (c *freezableClock) StateSave(sink state.Sink) { sink.Save(0, &c.inner) }
+func (c *freezableClock) StateSave(sink state.Sink) {
+	sink.Save(0, &c.inner)
+	sink.Save(1, &c.secrets.protocol)
+	sink.Save(2, &c.secrets.listeners)
+	sink.Save(3, &c.secrets.listenerSecrets)
+}
 
 // StateLoad implements state.SaverLoader.
 func (c *freezableClock) StateLoad(_ context.Context, source state.Source) {
 	source.Load(0, &c.inner)
+	source.Load(1, &c.secrets.protocol)
+	source.Load(2, &c.secrets.listeners)
+	source.Load(3, &c.secrets.listenerSecrets)
 }
