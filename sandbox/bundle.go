@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -153,6 +154,16 @@ func linuxNotOffered(l *specs.Linux) []string {
 var standardDevices = map[string]bool{
 	"/dev/null": true, "/dev/zero": true, "/dev/full": true, "/dev/random": true, "/dev/urandom": true,
 	"/dev/tty": true, "/dev/ptmx": true, "/dev/console": true, "/dev/fuse": true, "/dev/net/tun": true,
+}
+
+// SetNetworkNamespace makes the specification name a network namespace, whatever it
+// named before.
+func (b *Bundle) SetNetworkNamespace(path string) {
+	if b.Spec.Linux == nil {
+		b.Spec.Linux = &specs.Linux{}
+	}
+	others := slices.DeleteFunc(b.Spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace })
+	b.Spec.Linux.Namespaces = append(others, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path})
 }
 
 // NetworkNamespace returns the path of the network namespace that the spec

@@ -56,6 +56,8 @@ type RestoreConfig struct {
 	Sessions []Session `json:"sessions"`
 	// Terminal is set on the new terminal before any task runs.
 	Terminal *TerminalState `json:"terminal,omitempty"`
+	// Resets are connections that end with the restore, whose peers are told.
+	Resets []network.Fate `json:"resets,omitempty"`
 }
 
 // FileLayout counts the descriptors that follow the configuration, in the

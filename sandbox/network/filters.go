@@ -37,8 +37,7 @@ func ExportFilters(s *stack.Stack) ([]byte, error) {
 }
 
 // ApplyFilters gives a stack the tables of ExportFilters; nil changes nothing. It
-// is called on the stack that carries the configuration into a restore, before
-// the kernel is loaded, so that no packet passes unfiltered.
+// must be called before a packet passes.
 func ApplyFilters(s *stack.Stack, data []byte) error {
 	if len(data) == 0 {
 		return nil

@@ -17,14 +17,10 @@ import (
 // there is no next one, and both sides wait for ever. So each connection gets
 // the acknowledgement that it got last once more, as if the peer had repeated
 // it: the connection sends what it may and starts its retransmission, window
-// probe or keepalive timer. It returns how many were treated. The stack gets
-// back the secrets that it had.
+// probe or keepalive timer. It returns how many were treated.
 //
 // Rearm is called after the load, and before or after Resume.
 func Rearm(s *stack.Stack, gates *Gates) int {
-	if c, ok := s.Clock().(*freezableClock); ok {
-		c.secrets.apply(s)
-	}
 	n := 0
 	seen := map[*tcp.Endpoint]bool{}
 	for _, ep := range s.RegisteredEndpoints() {
