@@ -16,9 +16,9 @@ import (
 
 // A lab is a bridge in a network namespace of its own, with machines on it that are namespaces too. They live as long as the test.
 type lab struct {
-	t        *testing.T
-	bridge   *os.File // the bridge's namespace
-	machines int
+	t      *testing.T
+	bridge *os.File // the bridge's namespace
+	links  int      // on the bridge
 }
 
 func newLab(t *testing.T) *lab {
@@ -86,14 +86,21 @@ func namespacePath(ns *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os
 func (l *lab) machine(mac, address string, up bool) *os.File {
 	l.t.Helper()
 	ns := newNamespace(l.t)
-	l.machines++
+	l.addLink(ns, "eth0", mac, address, up)
+	return ns
+}
+
+// addLink gives a machine one more interface on the lab's bridge.
+func (l *lab) addLink(ns *os.File, name, mac, address string, up bool) {
+	l.t.Helper()
+	l.links++
 	hardware, err := net.ParseMAC(mac)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	l.in(l.bridge, func() error {
 		port := &netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("port%d", l.machines), MTU: 1500}, PeerName: "eth0",
+			LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("port%d", l.links), MTU: 1500}, PeerName: name,
 			PeerHardwareAddr: hardware, PeerNamespace: netlink.NsFd(int(ns.Fd())),
 		}
 		if err := netlink.LinkAdd(port); err != nil {
@@ -106,7 +113,7 @@ func (l *lab) machine(mac, address string, up bool) *os.File {
 		return errors.Join(netlink.LinkSetMaster(port, bridge), netlink.LinkSetUp(port))
 	})
 	l.in(ns, func() error {
-		link, err := netlink.LinkByName("eth0")
+		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
 		}
@@ -120,7 +127,6 @@ func (l *lab) machine(mac, address string, up bool) *os.File {
 		}
 		return errors.Join(errs...)
 	})
-	return ns
 }
 
 // addAddress gives a machine one more address.

@@ -1,10 +1,9 @@
 """Carries a known stream of bytes at a steady rate, on port 9000 of every address. The first line of a connection says which way:
-"send RATE" for so many bytes a second until the peer has ended its own direction, "check" for bytes that are compared to the peer's end,
+"send RATE" for so many bytes a second until that fails, "check" for bytes that are compared to the peer's end,
 and answered by a line of JSON."""
 
 import hashlib
 import json
-import select
 import socket
 import socketserver
 import threading
@@ -29,9 +28,7 @@ def part(at, size):
 def send(connection, rate):
     start, sent = time.monotonic(), 0
     while True:
-        ahead = max(0, sent / rate - (time.monotonic() - start))
-        if select.select([connection], [], [], ahead)[0]:
-            return
+        time.sleep(max(0, sent / rate - (time.monotonic() - start)))
         connection.sendall(part(sent, CHUNK_BYTES))
         sent += CHUNK_BYTES
 
@@ -45,16 +42,22 @@ def check(connection):
     connection.sendall((json.dumps({"bytes": received, "wrongAfter": wrong}) + "\n").encode())
 
 
+broken = []  # why connections ended that did not end well
+
+
 class Handler(socketserver.BaseRequestHandler):
     def handle(self):
         line = b""
         while not line.endswith(b"\n"):
             line += self.request.recv(1)
         word, *args = line.split()
-        if word == b"send":
-            send(self.request, int(args[0]))
-        else:
-            check(self.request)
+        try:
+            if word == b"send":
+                send(self.request, int(args[0]))
+            else:
+                check(self.request)
+        except OSError as e:
+            broken.append(type(e).__name__)
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -73,4 +76,4 @@ def retransmitted():
 if __name__ == "__main__":
     server = Server(("::", PORT), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    lib.serve(retransmitted=retransmitted)
+    lib.serve(retransmitted=retransmitted, broken=lambda: {"errors": broken})
