@@ -24,7 +24,15 @@ type streams struct {
 }
 
 // config describes the sandbox being saved.
-func (s *saving) config() (image.Config, error) { return Describe(s.sb, s.survey, s.memoryBytes) }
+func (s *saving) config() (image.Config, error) {
+	c, err := Describe(s.sb, s.survey, s.memoryBytes)
+	if err != nil {
+		return c, err
+	}
+	c.LeftRunning = s.opts.LeaveRunning
+	c.Connections, err = json.Marshal(s.connections)
+	return c, err
+}
 
 // Describe says of a sandbox what whoever restores it must know, given a fresh
 // survey and the size of its memory file.
@@ -70,6 +78,7 @@ type saved struct {
 	mounts      mounts.List
 	environment restoreenv.Environment
 	network     network.Identity
+	connections []network.Connection
 	streams     streams
 	processes   []inside.Process
 }
@@ -104,6 +113,9 @@ func readSaved(c *image.Config) (*saved, error) {
 		return nil, fmt.Errorf("image config: %w", err)
 	}
 	s.network = *id
+	if s.connections, err = network.ParseConnections(c.Connections); err != nil {
+		return nil, fmt.Errorf("image config: %w", err)
+	}
 	if s.spec.Process == nil {
 		return nil, fmt.Errorf("image config: spec has no process")
 	}

@@ -60,6 +60,12 @@ type Plan struct {
 	Mounts   []restoreenv.Backing `json:"mounts"`
 	Findings []Finding            `json:"findings"`
 
+	// Network sets the saved network beside that of this host.
+	Network []network.Row `json:"network,omitempty"`
+	// Connections says what becomes of each connection and listener that the
+	// sandbox had.
+	Connections []network.Fate `json:"connections,omitempty"`
+
 	saved   *saved
 	list    *mounts.List      // the saved mounts with their sources here
 	network *network.Identity // what the sandbox will have on this host
@@ -193,6 +199,7 @@ func (p *Plan) checkNetwork(bundle *sandbox.Bundle) error {
 			return fmt.Errorf("read network namespace %q: %w", path, err)
 		}
 	}
+	p.Network = p.saved.network.SideBySide(here)
 	for _, d := range p.saved.network.Compare(here) {
 		refuses := d.Severity == network.SeverityBlocks ||
 			d.Severity == network.SeverityAddress && p.Policy != restoreenv.PolicyRelaxed
@@ -202,6 +209,7 @@ func (p *Plan) checkNetwork(bundle *sandbox.Bundle) error {
 		})
 	}
 	p.network = &p.saved.network
+	defer func() { p.Connections = network.Survival(p.saved.connections, p.network) }()
 	// What the strict policy lets pass is not worth another identity: an address
 	// that the host makes up by itself, say, where the interface is down still.
 	if p.Refuses() || p.Policy != restoreenv.PolicyRelaxed || p.saved.network.SameAddresses(here) {

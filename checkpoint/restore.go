@@ -7,11 +7,13 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
 // RestoreOptions says how to restore.
@@ -23,6 +25,9 @@ type RestoreOptions struct {
 	From string
 	// OnPhase, if not nil, is told each phase when it has ended.
 	OnPhase func(Phase)
+	// Quiet keeps peers of connections that end from being told: another copy of
+	// the sandbox may have them. It is implied for an image whose sandbox went on.
+	Quiet bool
 }
 
 // RestoreReport says what a restore did.
@@ -31,7 +36,9 @@ type RestoreReport struct {
 	// arrived.
 	Phases   Phases    `json:"phases"`
 	Findings []Finding `json:"findings,omitempty"` // accepted differences
-	Warnings []string  `json:"warnings,omitempty"`
+	// Connections says what became of each connection and listener.
+	Connections []network.Fate `json:"connections,omitempty"`
+	Warnings    []string       `json:"warnings,omitempty"`
 	// BytesPlaced is the memory that was brought back.
 	BytesPlaced int64 `json:"bytesPlaced"`
 }
@@ -66,7 +73,7 @@ func Restore(ctx context.Context, root sandbox.Root, opts RestoreOptions) (*Rest
 	clock.lap("plan")
 	r := &Restoring{clock: clock, served: make(chan error, 1)}
 	r.committed = int64(opts.Image.Stats().PagesCommitted) * image.PageBytes
-	r.Report.Findings = plan.Findings
+	r.Report.Findings, r.Report.Connections = plan.Findings, plan.Connections
 	if err := r.load(ctx, root, opts, plan); err != nil {
 		return nil, err
 	}
@@ -113,6 +120,9 @@ func (r *Restoring) load(ctx context.Context, root sandbox.Root, opts RestoreOpt
 		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal, Processes: len(plan.saved.processes),
 		Files: []*os.File{state, metadata, theirs}, Memory: memory,
 	}
+	if !opts.Quiet && !opts.Image.Config().LeftRunning {
+		create.Restore.Resets = resets(plan.Connections)
+	}
 	r.Sandbox, r.Report.Warnings, err = root.Create(ctx, create)
 	if err == nil {
 		return nil
@@ -128,6 +138,11 @@ func (r *Restoring) load(ctx context.Context, root sandbox.Root, opts RestoreOpt
 		return serveErr
 	}
 	return err
+}
+
+// resets returns the connections whose peers deserve to hear of their end.
+func resets(fates []network.Fate) []network.Fate {
+	return slices.DeleteFunc(slices.Clone(fates), func(f network.Fate) bool { return !f.Reset })
 }
 
 // Wait returns when all pages have arrived, and completes the report. Where

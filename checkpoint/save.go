@@ -15,6 +15,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
 // memoryFile is the one memory file of a sandbox, in images.
@@ -64,6 +65,8 @@ type SaveReport struct {
 	PagesCommitted uint64 `json:"pagesCommitted"`
 	StateBytes     int64  `json:"stateBytes"`
 	MetadataBytes  int64  `json:"metadataBytes"`
+	// Warnings are what the sandbox has and will not have again.
+	Warnings []string `json:"warnings,omitempty"`
 	// Digest names the image for good.
 	Digest string `json:"digest"`
 }
@@ -104,6 +107,7 @@ func Save(ctx context.Context, sb *sandbox.Sandbox, opts SaveOptions) (*SaveRepo
 	if len(s.survey.Findings) > 0 {
 		return nil, &UnsavableError{Findings: s.survey.Findings}
 	}
+	s.report.Warnings = s.survey.Warnings()
 	s.clock.lap("survey")
 	s.writer, err = opts.Store.NewWriter(ctx, image.WriterOptions{Compression: opts.Compression})
 	if err != nil {
@@ -129,6 +133,7 @@ type saving struct {
 	// memoryBytes is the size of the memory file up to its last saved page.
 	memoryBytes     uint64
 	stoppedUnixNano int64
+	connections     []network.Connection // of the saved kernel
 }
 
 func (s *saving) run(ctx context.Context) error {
@@ -251,6 +256,7 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File) (*pageList, error)
 	s.stoppedUnixNano = result.StoppedUnixNano
 	// An exec may have come since the survey.
 	s.survey.Sessions, s.survey.Terminal = result.Sessions, result.Terminal
+	s.connections = result.Connections
 	for _, run := range pages.all() {
 		s.report.PagesCommitted += run.Count
 		s.memoryBytes = max(s.memoryBytes, (run.First+run.Count)*image.PageBytes)

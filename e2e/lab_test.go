@@ -4,21 +4,21 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"syscall"
 	"testing"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // A lab is a bridge in a network namespace of its own, with machines on it that are namespaces too. They live as long as the test.
 type lab struct {
-	t        *testing.T
-	bridge   *os.File // the bridge's namespace
-	machines int
+	t      *testing.T
+	bridge *os.File // the bridge's namespace
+	links  int      // on the bridge
 }
 
 func newLab(t *testing.T) *lab {
@@ -86,14 +86,21 @@ func namespacePath(ns *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os
 func (l *lab) machine(mac, address string, up bool) *os.File {
 	l.t.Helper()
 	ns := newNamespace(l.t)
-	l.machines++
+	l.addLink(ns, "eth0", mac, address, up)
+	return ns
+}
+
+// addLink gives a machine one more interface on the lab's bridge.
+func (l *lab) addLink(ns *os.File, name, mac, address string, up bool) {
+	l.t.Helper()
+	l.links++
 	hardware, err := net.ParseMAC(mac)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	l.in(l.bridge, func() error {
 		port := &netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: portName(l.machines), MTU: 1500}, PeerName: "eth0",
+			LinkAttrs: netlink.LinkAttrs{Name: portName(l.links), MTU: 1500}, PeerName: name,
 			PeerHardwareAddr: hardware, PeerNamespace: netlink.NsFd(int(ns.Fd())),
 		}
 		if err := netlink.LinkAdd(port); err != nil {
@@ -106,7 +113,7 @@ func (l *lab) machine(mac, address string, up bool) *os.File {
 		return errors.Join(netlink.LinkSetMaster(port, bridge), netlink.LinkSetUp(port))
 	})
 	l.in(ns, func() error {
-		link, err := netlink.LinkByName("eth0")
+		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
 		}
@@ -120,22 +127,29 @@ func (l *lab) machine(mac, address string, up bool) *os.File {
 		}
 		return errors.Join(errs...)
 	})
-	return ns
+}
+
+// addAddress gives a machine one more address.
+func (l *lab) addAddress(ns *os.File, address string) {
+	l.t.Helper()
+	l.in(ns, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		addr, err := netlink.ParseAddr(address)
+		if err != nil {
+			return err
+		}
+		if addr.IP.To4() == nil {
+			addr.Flags = unix.IFA_F_NODAD // it is used at once
+		}
+		return netlink.AddrAdd(link, addr)
+	})
 }
 
 // portName is the bridge's port of machine n, from 1.
 func portName(n int) string { return fmt.Sprintf("port%d", n) }
-
-// inNamespace lets a bundle name a network namespace.
-func inNamespace(ns *os.File) func(*specs.Spec) {
-	return func(s *specs.Spec) {
-		for i := range s.Linux.Namespaces {
-			if s.Linux.Namespaces[i].Type == specs.NetworkNamespace {
-				s.Linux.Namespaces[i].Path = namespacePath(ns)
-			}
-		}
-	}
-}
 
 // cut takes the port of machine n off the bridge, and mend puts it back. Neither end sees more of it than silence.
 func (l *lab) cut(n int) { l.changePort(n, netlink.LinkSetNoMaster) }
@@ -181,20 +195,30 @@ func (l *lab) changePort(n int, change func(netlink.Link) error) {
 }
 
 // dialFrom opens a TCP connection from a namespace.
-func dialFrom(ns *os.File, address string) (conn net.Conn, err error) {
+func dialFrom(ns *os.File, address string) (net.Conn, error) {
+	return connectFrom(ns, unix.SOCK_STREAM, address)
+}
+
+// connectFrom connects a socket from a namespace.
+func connectFrom(ns *os.File, kind int, address string) (conn net.Conn, err error) {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, err
+	}
+	var sockaddr syscall.Sockaddr = &syscall.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	family := syscall.AF_INET6
+	if to.Addr().Is4() {
+		sockaddr, family = &syscall.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}, syscall.AF_INET
+	}
 	err = inside(ns, func() error {
-		// No goroutine of the dialler's own: it would be in another namespace.
-		addr, err := net.ResolveTCPAddr("tcp4", address)
-		if err != nil {
-			return err
-		}
-		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		// No goroutine of a dialler's own: it would be in another namespace.
+		fd, err := syscall.Socket(family, kind|syscall.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		file := os.NewFile(uintptr(fd), address)
 		defer file.Close()
-		if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: addr.Port, Addr: [4]byte(addr.IP.To4())}); err != nil {
+		if err := syscall.Connect(fd, sockaddr); err != nil {
 			return err
 		}
 		conn, err = net.FileConn(file)

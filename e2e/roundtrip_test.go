@@ -67,18 +67,24 @@ func (trip *trip) move() {
 	trip.restore()
 }
 
-// goesOn fails unless each of the program's workers does more work, and none has found a fault. Workers that stand alone report
-// {count, failure}; several report that by name.
+// goesOn fails unless each of the program's workers does more work, and none has found a fault.
 func (trip *trip) goesOn() {
 	trip.to.t.Helper()
-	first := workers(trip.to.ask(trip.toID, "work"))
-	eventually(trip.to.t, "every worker goes on", func() bool {
-		now := workers(trip.to.ask(trip.toID, "work"))
+	trip.to.goesOn(trip.toID, 1)
+}
+
+// goesOn fails unless each worker of a program does so many more pieces of work, and none has found a fault. Workers that stand
+// alone report {count, failure}; several report that by name.
+func (h *host) goesOn(id string, pieces float64) {
+	h.t.Helper()
+	first := workers(h.ask(id, "work"))
+	eventually(h.t, "every worker goes on", func() bool {
+		now := workers(h.ask(id, "work"))
 		for name, w := range now {
 			if failure := w["failure"]; failure != nil {
-				trip.to.t.Fatalf("worker %q failed after the restore: %v", name, failure)
+				h.t.Fatalf("worker %q failed after the restore: %v", name, failure)
 			}
-			if w["count"].(float64) <= first[name]["count"].(float64) {
+			if w["count"].(float64) < first[name]["count"].(float64)+pieces {
 				return false
 			}
 		}

@@ -32,12 +32,16 @@ type Config struct {
 	Mounts      json.RawMessage `json:"mounts,omitempty"`             // the compiled mount lists
 	Environment json.RawMessage `json:"restoreEnvironment,omitempty"` // what backed each file system
 	Network     json.RawMessage `json:"network,omitempty"`            // the network identity
+	Connections json.RawMessage `json:"connections,omitempty"`        // the TCP and UDP sockets, as they stopped
 	Processes   json.RawMessage `json:"processes,omitempty"`          // for people who inspect the image
 	Streams     json.RawMessage `json:"streams,omitempty"`            // host streams that the kernel holds: stdio, terminals
 
 	Memory []MemoryFile `json:"memory"`           // by rising ID; every file that has pages
 	States []State      `json:"states"`           // set by Commit
 	Parent string       `json:"parent,omitempty"` // set by Commit: digest of the manifest whose packs are used; may be gone
+
+	// LeftRunning says that the sandbox went on after the save: what is made of the image is a second copy.
+	LeftRunning bool `json:"leftRunning,omitempty"`
 
 	// Decisions records what was chosen when the sandbox was set up and must be chosen again, such as the medium of /tmp.
 	Decisions map[string]string `json:"decisions,omitempty"`

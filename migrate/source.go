@@ -306,9 +306,7 @@ func (s *source) plan(ctx context.Context) (err error) {
 	if len(s.survey.Findings) > 0 {
 		return &checkpoint.UnsavableError{Findings: s.survey.Findings}
 	}
-	for _, loss := range s.survey.Losses {
-		s.report.Warnings = append(s.report.Warnings, fmt.Sprintf("%s: %s", loss.Code, loss.Detail))
-	}
+	s.report.Warnings = append(s.report.Warnings, s.survey.Warnings()...)
 	if s.memory, err = s.live.Memory(ctx); err != nil {
 		return err
 	}

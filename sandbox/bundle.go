@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -144,7 +145,7 @@ func linuxNotOffered(l *specs.Linux) []string {
 		}
 	}
 	if !hasNetwork {
-		add("linux.namespaces has no network namespace: the host's network is not offered, the sandbox gets a loopback only")
+		add(warnNoNetwork)
 	}
 	return w
 }
@@ -153,6 +154,20 @@ func linuxNotOffered(l *specs.Linux) []string {
 var standardDevices = map[string]bool{
 	"/dev/null": true, "/dev/zero": true, "/dev/full": true, "/dev/random": true, "/dev/urandom": true,
 	"/dev/tty": true, "/dev/ptmx": true, "/dev/console": true, "/dev/fuse": true, "/dev/net/tun": true,
+}
+
+// warnNoNetwork is the warning for a specification that wants the host's network.
+const warnNoNetwork = "linux.namespaces has no network namespace: the host's network is not offered, the sandbox gets a loopback only"
+
+// SetNetworkNamespace makes the specification name a network namespace, whatever it
+// named before.
+func (b *Bundle) SetNetworkNamespace(path string) {
+	if b.Spec.Linux == nil {
+		b.Spec.Linux = &specs.Linux{}
+	}
+	others := slices.DeleteFunc(b.Spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace })
+	b.Warnings = slices.DeleteFunc(b.Warnings, func(w string) bool { return w == warnNoNetwork })
+	b.Spec.Linux.Namespaces = append(others, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path})
 }
 
 // NetworkNamespace returns the path of the network namespace that the spec

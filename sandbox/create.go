@@ -61,6 +61,8 @@ type Restore struct {
 	// only. Its interfaces keep quiet until the sandbox starts and announces
 	// itself.
 	Network *network.Identity
+	// Resets are connections that end with the restore, whose peers are told.
+	Resets []network.Fate
 	// Files are handed to boot.Hooks.Load; Create takes ownership.
 	Files []*os.File
 	// Memory becomes the sandbox's memory file; Create keeps its own copy.
@@ -250,7 +252,9 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 		Platform: c.record.Platform, Tracking: c.opts.Tracking, TotalMemory: memoryLimit(spec), Debug: c.opts.Debug,
 	}
 	if restore := c.opts.Restore; restore != nil {
-		cfg.Restore = &boot.RestoreConfig{Sessions: restore.Sessions, Terminal: restore.Terminal, Processes: restore.Processes}
+		cfg.Restore = &boot.RestoreConfig{
+			Sessions: restore.Sessions, Terminal: restore.Terminal, Processes: restore.Processes, Resets: restore.Resets,
+		}
 	}
 	process, err := c.startInCgroup(cfg)
 	if err != nil {

@@ -1,6 +1,8 @@
 package inside
 
 import (
+	"fmt"
+
 	"gvisor.dev/gvisor/pkg/urpc"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
@@ -36,11 +38,19 @@ type Survey struct {
 	MemoryBytes uint64 `json:"memoryBytes"`
 	// Network is the identity as the guest has made it by now. Losses are what
 	// it has beyond that and will not have again.
-	Network     *network.Identity    `json:"network"`
-	Losses      []network.Loss       `json:"losses,omitempty"`
-	Connections []network.Connection `json:"connections,omitempty"`
+	Network *network.Identity `json:"network"`
+	Losses  []network.Loss    `json:"losses,omitempty"`
 	// Findings are what cannot be saved right now.
 	Findings []Finding `json:"findings,omitempty"`
+}
+
+// Warnings are the losses, for people.
+func (s *Survey) Warnings() []string {
+	var warnings []string
+	for _, l := range s.Losses {
+		warnings = append(warnings, fmt.Sprintf("%s: %s", l.Code, l.Detail))
+	}
+	return warnings
 }
 
 // CPU is what of the host's processor a saved kernel depends on. A restoring
@@ -95,6 +105,9 @@ type SaveResult struct {
 	// Sessions and Terminal are those that the saved kernel has.
 	Sessions []boot.Session      `json:"sessions"`
 	Terminal *boot.TerminalState `json:"terminal,omitempty"`
+	// Connections are those of the saved kernel, with the numbers that they stopped
+	// at. A migration, which has no use for them, gets none.
+	Connections []network.Connection `json:"connections,omitempty"`
 }
 
 // What goes through the file for page ranges: records of RangeBytes, a first

@@ -52,6 +52,9 @@ func (c *Checkpoint) Survey(_ *control.None, out *Survey) error {
 	stack, _ := c.s.Network()
 	var losses []network.Loss
 	out.Network, losses = network.Snapshot(stack, c.s.BootedNetwork())
+	if _, err := network.ExportFilters(stack); err != nil {
+		losses = append(losses, network.Loss{Code: network.CodeGuestFilters, Detail: err.Error(), Blocks: true})
+	}
 	for _, l := range losses {
 		if l.Blocks {
 			out.Findings = append(out.Findings, Finding{Code: l.Code, Detail: l.Detail, Remedy: "undo it inside the sandbox"})
@@ -59,7 +62,6 @@ func (c *Checkpoint) Survey(_ *control.None, out *Survey) error {
 			out.Losses = append(out.Losses, l)
 		}
 	}
-	out.Connections = network.Connections(stack)
 	var list []*gcontrol.Process
 	if err := gcontrol.Processes(c.s.Kernel(), "", &list); err != nil {
 		return err
@@ -120,6 +122,9 @@ func (c *Checkpoint) Save(in *SaveArgs, out *SaveResult) error {
 	if events != nil {
 		events.stopped(paused.Sub(start))
 		references.first = events.collect
+	} else {
+		stack, _ := c.s.Network()
+		out.Connections = network.Connections(stack)
 	}
 	k := c.s.Kernel()
 	// SaveTo takes ownership of all three streams. With resume true the
@@ -150,7 +155,9 @@ func (c *Checkpoint) begin(lifeline *os.File) (*stop, error) {
 	}
 	c.unthrottle() // nothing runs that it could take time from
 	c.s.Kernel().ReceiveTaskStates()
-	network.Quiesce(c.s.Network())
+	if err := network.Quiesce(c.s.Network()); err != nil {
+		return nil, c.saved(st, err)
+	}
 	return st, nil
 }
 

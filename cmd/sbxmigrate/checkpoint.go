@@ -76,6 +76,7 @@ func runCheckpoint(ctx context.Context, c *cli, opts checkpointOptions, id strin
 	if err != nil {
 		return err
 	}
+	c.warn(report.Warnings...)
 	if opts.json {
 		return printJSON(c.stdout, report)
 	}
@@ -97,6 +98,7 @@ func dryRun(ctx context.Context, c *cli, opts checkpointOptions, id string) erro
 	if err != nil {
 		return err
 	}
+	c.warn(survey.Warnings()...)
 	if opts.json {
 		if err := printJSON(c.stdout, survey); err != nil {
 			return err

@@ -4,8 +4,6 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
-
-	"github.com/sbxmigrate/sbxmigrate/sandbox"
 )
 
 func newCreateCommand(c *cli) *cobra.Command {
@@ -31,7 +29,7 @@ func runCreate(ctx context.Context, c *cli, opts launchOptions, id string) error
 	opts.detach = true
 	ctx, signals := catchSignals(ctx)
 	defer signals.stop()
-	bundle, err := sandbox.LoadBundle(opts.bundle)
+	bundle, err := opts.loadBundle(opts.bundle)
 	if err != nil {
 		return err
 	}

@@ -141,6 +141,7 @@ func (s *streams) close() {
 // launchOptions say what sandbox to make of a bundle.
 type launchOptions struct {
 	streamOptions
+	namespaceOption
 	bundle   string
 	platform string
 	tracking string
@@ -150,6 +151,7 @@ type launchOptions struct {
 
 func (o *launchOptions) addFlags(f *pflag.FlagSet) {
 	o.streamOptions.addFlags(f)
+	o.namespaceOption.addFlags(f)
 	f.StringVarP(&o.bundle, "bundle", "b", ".", "`directory` with config.json and the root filesystem")
 	f.StringVar(&o.platform, "platform", "", "`how` guest code is run: systrap (default) or kvm")
 	f.StringVar(&o.tracking, "tracking", boot.TrackingOn,
@@ -158,6 +160,22 @@ func (o *launchOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.overlay, "overlay", overlayDefault, "`which` writable mounts get a writable layer in the sandbox's memory, which travels with it: none, root or all")
 	f.BoolVar(&o.lenient, "lenient", false, "leave mounts of unknown type out, with a warning")
 	addIgnoredFlags(f)
+}
+
+// namespaceOption names the network namespace instead of the bundle.
+type namespaceOption struct{ networkNamespace string }
+
+func (o *namespaceOption) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.networkNamespace, "network-namespace", "", "`path` of the network namespace to take over, whatever the bundle names")
+}
+
+// loadBundle reads a bundle and gives it the network namespace.
+func (o *namespaceOption) loadBundle(dir string) (*sandbox.Bundle, error) {
+	bundle, err := sandbox.LoadBundle(dir)
+	if err == nil && o.networkNamespace != "" {
+		bundle.SetNetworkNamespace(o.networkNamespace)
+	}
+	return bundle, err
 }
 
 // launch makes a sandbox that is ready to be started, and tells what its bundle

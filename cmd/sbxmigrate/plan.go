@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"text/tabwriter"
 
@@ -10,17 +11,18 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/restoreenv"
-	"github.com/sbxmigrate/sbxmigrate/sandbox"
 )
 
 // fitOptions are what plan and restore have in common: how a saved sandbox may
 // be fitted to this host.
 type fitOptions struct {
+	namespaceOption
 	policy string
 	maps   []string
 }
 
 func (o *fitOptions) addFlags(flags *pflag.FlagSet) {
+	o.namespaceOption.addFlags(flags)
 	flags.StringVar(&o.policy, "policy", string(restoreenv.PolicyStrict), "strict: any difference refuses; relaxed: extra mounts, changed sources and other addresses are accepted")
 	flags.StringArrayVar(&o.maps, "map", nil, "back a mount with another path here: `DESTINATION=SOURCE` (repeatable)")
 }
@@ -35,7 +37,7 @@ func (o *fitOptions) planOptions(img *image.Image, bundleDir string) (checkpoint
 	if opts.Map, err = restoreenv.ParseMap(o.maps); err != nil {
 		return checkpoint.PlanOptions{}, usageError("--map: %v", err)
 	}
-	opts.Bundle, err = sandbox.LoadBundle(bundleDir)
+	opts.Bundle, err = o.loadBundle(bundleDir)
 	return opts, err
 }
 
@@ -45,8 +47,9 @@ func newPlanCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan IMAGE BUNDLE",
 		Short: "Say what would back a saved sandbox here, and what stands in the way",
-		Long: `Say for every mount of a saved sandbox what will back it on this host, and list
-every difference at once. Nothing is started or changed. The exit status is 0
+		Long: `Say for every mount of a saved sandbox what will back it on this host, set its
+network beside that of this host, say what becomes of each of its connections, and
+list every difference at once. Nothing is started or changed. The exit status is 0
 exactly when a restore would go ahead.`,
 		Example: `  sbxmigrate plan /var/lib/images:web ./web
   sbxmigrate plan --map /data=/mnt/data --json /var/lib/images:web ./web`,
@@ -102,6 +105,9 @@ func printPlan(c *cli, plan *checkpoint.Plan) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
+	if err := printNetwork(c, plan); err != nil {
+		return err
+	}
 	for _, f := range plan.Findings {
 		mark := "accepted"
 		if f.Refuses {
@@ -110,4 +116,30 @@ func printPlan(c *cli, plan *checkpoint.Plan) error {
 		fmt.Fprintf(c.stdout, "%s %s\n", mark, printable(f.String()))
 	}
 	return nil
+}
+
+// printNetwork sets both networks side by side and says what becomes of the
+// connections.
+func printNetwork(c *cli, plan *checkpoint.Plan) error {
+	table := tabwriter.NewWriter(c.stdout, 0, 8, 2, ' ', 0)
+	if len(plan.Network) > 0 {
+		fmt.Fprintln(table, "\nINTERFACE\tWHAT\tSAVED\tHERE")
+	}
+	for _, r := range plan.Network {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", r.Link, r.What, cmp.Or(r.Sandbox, "-"), cmp.Or(r.Host, "-"))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if len(plan.Connections) > 0 {
+		fmt.Fprintln(table, "\nCONNECTION\tFATE\tWHY")
+	}
+	for _, f := range plan.Connections {
+		fate := "closed"
+		if f.Kept {
+			fate = "kept"
+		}
+		fmt.Fprintf(table, "%v\t%s\t%s\n", f.Connection, fate, f.Reason)
+	}
+	return table.Flush()
 }

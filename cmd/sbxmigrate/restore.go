@@ -21,6 +21,7 @@ type restoreOptions struct {
 	platform string
 	keep     bool
 	json     bool
+	quiet    bool
 }
 
 func (o *restoreOptions) addFlags(f *pflag.FlagSet) {
@@ -31,6 +32,7 @@ func (o *restoreOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVarP(&o.bundle, "bundle", "b", ".", "`directory` with the config.json and root filesystem to restore over")
 	f.StringVar(&o.platform, "platform", "", "how guest code is run: systrap (default) or kvm")
 	f.BoolVar(&o.keep, "keep", false, "do not delete the sandbox when its container has ended")
+	f.BoolVar(&o.quiet, "no-resets", false, "do not tell the peers of connections that end here: another copy of the sandbox has them")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON")
 	addIgnoredFlags(f)
 }
@@ -48,7 +50,11 @@ Tasks run as soon as the kernel is loaded; memory follows, what is asked for
 first. With --detach the command ends when all of it is there.
 
 The bundle must fit the saved sandbox: see the plan command. The ID is the saved
-one unless another is given.`,
+one unless another is given.
+
+Under other addresses (--policy relaxed) connections of the saved ones end. Each is
+named, and its peer gets a reset, unless the saved sandbox went on
+(checkpoint --leave-running) or --no-resets is given.`,
 		Example: `  sbxmigrate restore --image /var/lib/images:web --bundle ./web --detach web2
   sbxmigrate restore --image /var/lib/images --map /data=/mnt/data`,
 		Args: cobra.MaximumNArgs(1),
@@ -115,7 +121,7 @@ func (c *cli) restore(ctx context.Context, id string, ref image.Reference, plan 
 	stdio, preserved := st.stdio, st.preserved
 	st.givenAway()
 	r, err := checkpoint.Restore(ctx, c.sandboxes(), checkpoint.RestoreOptions{
-		PlanOptions: plan, From: ref.String(),
+		PlanOptions: plan, From: ref.String(), Quiet: opts.quiet,
 		Create: sandbox.CreateOptions{
 			ID: id, Stdio: stdio, Preserved: preserved, PIDFile: opts.pidFile, Platform: opts.platform, Debug: c.debug,
 		},
@@ -133,6 +139,11 @@ func (c *cli) restore(ctx context.Context, id string, ref image.Reference, plan 
 func (c *cli) reportRestore(s *sandbox.Sandbox, report *checkpoint.RestoreReport, json bool) error {
 	for _, f := range report.Findings {
 		c.warn("accepted: " + f.String())
+	}
+	for _, f := range report.Connections {
+		if !f.Kept {
+			c.warn("connection " + f.String())
+		}
 	}
 	if json {
 		return printJSON(c.stdout, report)

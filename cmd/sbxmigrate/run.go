@@ -47,7 +47,7 @@ deleted when the container has ended.`,
 func runRun(ctx context.Context, c *cli, opts runOptions, id string) error {
 	ctx, signals := catchSignals(ctx)
 	defer signals.stop()
-	bundle, err := sandbox.LoadBundle(opts.bundle)
+	bundle, err := opts.loadBundle(opts.bundle)
 	if err != nil {
 		return err
 	}

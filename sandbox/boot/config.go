@@ -56,6 +56,8 @@ type RestoreConfig struct {
 	Terminal *TerminalState `json:"terminal,omitempty"`
 	// Processes is about how many processes the saved kernel has.
 	Processes int `json:"processes"`
+	// Resets are connections that end with the restore, whose peers are told.
+	Resets []network.Fate `json:"resets,omitempty"`
 }
 
 // FileLayout counts the descriptors that follow the configuration, in the

@@ -1,14 +1,17 @@
 package boot
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/log"
 	gcontrol "gvisor.dev/gvisor/pkg/sentry/control"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/usage"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
@@ -161,6 +164,13 @@ func (s *Sandbox) start() error {
 			return err
 		}
 	}
+	if s.cfg.Restore != nil {
+		stack, _ := s.Network()
+		if err := network.Unpack(stack); err != nil {
+			s.Enter(phaseStarting, PhaseCreated)
+			return fmt.Errorf("restore network: %w", err)
+		}
+	}
 	if err := s.kernel.Start(); err != nil {
 		return fmt.Errorf("start kernel: %w", err)
 	}
@@ -172,6 +182,7 @@ func (s *Sandbox) start() error {
 			log.Warningf("announce addresses: %v", err)
 		}
 		network.Resume(stack, gates)
+		go resetPeers(stack, s.cfg.Restore.Resets)
 	}
 	s.Enter(phaseStarting, PhaseRunning)
 	go func() {
@@ -181,6 +192,21 @@ func (s *Sandbox) start() error {
 		close(s.ended)
 	}()
 	return nil
+}
+
+// resetTimeout bounds how long peers are looked for that are to be told of the end
+// of their connections.
+const resetTimeout = 30 * time.Second
+
+// resetPeers tells the peers of connections that the restore ended.
+func resetPeers(s *stack.Stack, fates []network.Fate) {
+	ctx, cancel := context.WithTimeout(context.Background(), resetTimeout)
+	defer cancel()
+	sent, err := network.SendResets(ctx, s, fates)
+	if err != nil {
+		log.Warningf("reset peers of closed connections: %v", err)
+	}
+	log.Infof("%d of %d peers of closed connections were sent a reset", sent, len(fates))
 }
 
 // threadGroup finds a process of the container; 0 is its first.

@@ -29,6 +29,9 @@ type freezableClock struct {
 	mu     sync.Mutex
 	frozen bool
 	due    []func()
+
+	// luggage is carried through a save. It is touched only while tasks are paused.
+	luggage luggage
 }
 
 // newFreezableClock wraps a clock, once: stacks that are given the same freezable
@@ -86,20 +89,28 @@ func (c *freezableClock) thaw() {
 
 // Quiesce brings a stack to rest for a save: the gates hold what comes and goes,
 // and no timer of the stack fires any more. Tasks must be paused already. Every
-// save of a running kernel needs it, also one after which the sandbox goes on.
-func Quiesce(s *stack.Stack, gates *Gates) {
+// save of a running kernel needs it, also one after which the sandbox goes on. After an
+// error, which says what cannot be saved, Resume is needed all the same.
+func Quiesce(s *stack.Stack, gates *Gates) (err error) {
 	gates.Hold()
 	for _, c := range []tcpip.Clock{s.Clock(), gates.clock} {
 		if c, ok := c.(*freezableClock); ok {
 			c.freeze()
 		}
 	}
+	if c, ok := s.Clock().(*freezableClock); ok {
+		c.luggage, err = pack(s)
+	}
+	return err
 }
 
 // Resume undoes Quiesce after the save or on a rollback, or starts a loaded
 // stack: timers run, and the gates pass what they held and open. It returns how
 // many frames passed.
 func Resume(s *stack.Stack, gates *Gates) int {
+	if c, ok := s.Clock().(*freezableClock); ok {
+		c.luggage = luggage{}
+	}
 	for _, c := range []tcpip.Clock{s.Clock(), gates.clock} {
 		if c, ok := c.(*freezableClock); ok {
 			c.thaw()
@@ -119,12 +130,24 @@ func init() {
 func (c *freezableClock) StateTypeName() string { return clockStateName }
 
 // StateFields implements state.Type.
-func (c *freezableClock) StateFields() []string { return []string{"inner"} }
+func (c *freezableClock) StateFields() []string {
+	return []string{"inner", "protocolSecrets", "listeners", "listenerSecrets", "filters"}
+}
 
 // StateSave implements state.SaverLoader.
-func (c *freezableClock) StateSave(sink state.Sink) { sink.Save(0, &c.inner) }
+func (c *freezableClock) StateSave(sink state.Sink) {
+	sink.Save(0, &c.inner)
+	sink.Save(1, &c.luggage.secrets.protocol)
+	sink.Save(2, &c.luggage.secrets.listeners)
+	sink.Save(3, &c.luggage.secrets.listenerSecrets)
+	sink.Save(4, &c.luggage.filters)
+}
 
 // StateLoad implements state.SaverLoader.
 func (c *freezableClock) StateLoad(_ context.Context, source state.Source) {
 	source.Load(0, &c.inner)
+	source.Load(1, &c.luggage.secrets.protocol)
+	source.Load(2, &c.luggage.secrets.listeners)
+	source.Load(3, &c.luggage.secrets.listenerSecrets)
+	source.Load(4, &c.luggage.filters)
 }

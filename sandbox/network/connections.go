@@ -2,6 +2,7 @@ package network
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -48,8 +49,33 @@ func (c Connection) String() string {
 	return s + " " + c.State
 }
 
+// maxConnections bounds the list of connections of a save.
+const maxConnections = 32 << 10
+
+// ParseConnections decodes a list of connections from an image; nil has none.
+func ParseConnections(data []byte) ([]Connection, error) {
+	if len(data) == 0 {
+		return nil, nil
+	}
+	var list []Connection
+	if err := json.Unmarshal(data, &list); err != nil {
+		return nil, fmt.Errorf("connections: %w", err)
+	}
+	if len(list) > maxConnections {
+		return nil, fmt.Errorf("connections: %d, at most %d", len(list), maxConnections)
+	}
+	for _, c := range list {
+		if (c.Protocol != ProtocolTCP && c.Protocol != ProtocolUDP) || !c.Local.IsValid() ||
+			(c.Remote.IsValid() && c.Remote.Addr().Is4() != c.Local.Addr().Is4()) {
+			return nil, fmt.Errorf("connections: %+v is none", c)
+		}
+	}
+	return list, nil
+}
+
 // Connections lists the TCP and UDP sockets of a stack, sorted. The stack may be
-// running; for exact sequence numbers it must be paused.
+// running; for exact sequence numbers it must be paused. What is beyond 32,768 is
+// left out.
 func Connections(s *stack.Stack) []Connection {
 	seen := map[stack.TransportEndpoint]bool{}
 	var list []Connection
@@ -66,7 +92,7 @@ func Connections(s *stack.Stack) []Connection {
 	slices.SortFunc(list, func(a, b Connection) int {
 		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), a.Local.Compare(b.Local), a.Remote.Compare(b.Remote))
 	})
-	return list
+	return list[:min(len(list), maxConnections)]
 }
 
 func connection(ep stack.TransportEndpoint) (Connection, bool) {

@@ -21,7 +21,7 @@
 //	Snapshot -> Identity, losses   ------->  Open(silent), Configure, Gates.Hold
 //	(tasks paused) Quiesce(stack, gates)     Gates.Announce
 //	kernel save, Gates.Frames      ------->  Gates.Inject, kernel load
-//	(late frames) Gates.Frames     ------->  Rearm, tasks start, Resume
+//	(late frames) Gates.Frames     ------->  Unpack, tasks start, Rearm, Resume
 //	                        on a rollback:
 //	Gates.Announce, Gates.Inject   <-------  Gates.Frames(Inbound), Gates.Discard
 //	tasks go on, Resume

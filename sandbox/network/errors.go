@@ -14,6 +14,9 @@ var (
 	// in the namespace.
 	ErrLinkMissing = errors.New("interface not found in the network namespace")
 
+	// ErrLinkTaken is returned for an interface that a sandbox has already.
+	ErrLinkTaken = errors.New("interface belongs to another sandbox: give each a network namespace of its own")
+
 	// ErrInvalidFrame is returned for a frame that cannot be injected.
 	ErrInvalidFrame = errors.New("invalid network frame")
 )

@@ -148,6 +148,7 @@ type node struct {
 	gates    *Gates
 	identity *Identity
 	takeover *Takeover
+	leave    func() // ends it, as the end of its process does
 }
 
 // takeOver probes a host and runs a stack on it.
@@ -178,11 +179,12 @@ func (l *lab) run(h *labHost, id *Identity, opts Options) *node {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	n := &node{s, gates, id, takeover}
-	l.t.Cleanup(sync.OnceFunc(func() {
+	n := &node{stack: s, gates: gates, identity: id, takeover: takeover}
+	n.leave = sync.OnceFunc(func() {
 		n.stack.Stack.Destroy()
 		takeover.Close()
-	}))
+	})
+	l.t.Cleanup(n.leave)
 	return n
 }
 

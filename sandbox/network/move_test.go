@@ -186,6 +186,9 @@ func (g *guest) load(t *testing.T, n *node, data []byte) {
 	s.Stack.ReplaceConfig(n.stack)
 	s.Stack.Restore()
 	n.stack, g.queue, g.listener, g.ep = s.Stack, s.Queue, s.Listener, s.EP
+	if err := Unpack(s.Stack.Stack); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // move is the stop of a migration as DESIGN.md orders it.
@@ -193,7 +196,9 @@ func move(t *testing.T, g *guest, source, target *node) {
 	t.Helper()
 	target.gates.Hold()
 	g.halt()
-	Quiesce(source.stack.Stack, source.gates)
+	if err := Quiesce(source.stack.Stack, source.gates); err != nil {
+		t.Fatal(err)
+	}
 	if err := target.gates.Announce(); err != nil {
 		t.Fatal(err)
 	}
@@ -270,9 +275,9 @@ func TestConnectionMovesBackAndForth(t *testing.T) {
 			case <-time.After(time.Millisecond):
 			}
 		}
-		// The former source is a new process by now, with new sockets.
 		next := l.run(hosts[(i+1)%2], id, Options{Silent: true})
 		move(t, g, here, next)
+		here.leave()
 		here = next
 	}
 	if err := <-result; err != nil {
@@ -313,7 +318,9 @@ func TestRollbackAfterTheGateShut(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		g.halt()
-		Quiesce(here.stack.Stack, here.gates)
+		if err := Quiesce(here.stack.Stack, here.gates); err != nil {
+			t.Fatal(err)
+		}
 		if err := target.gates.Announce(); err != nil {
 			t.Fatal(err)
 		}
@@ -355,7 +362,9 @@ func TestLostTailIsSentAgain(t *testing.T) {
 	if !g.send() {
 		t.Fatal("the guest could not send")
 	}
-	Quiesce(source.stack.Stack, source.gates)
+	if err := Quiesce(source.stack.Stack, source.gates); err != nil {
+		t.Fatal(err)
+	}
 	data := g.save(t, source)
 	source.gates.Discard()
 	if err := target.gates.Announce(); err != nil {

@@ -106,6 +106,13 @@ func (t *Takeover) openLink(h *netlink.Handle, l *Link, opts Options) error {
 	if attrs := link.Attrs(); !opts.Silent && attrs.RawFlags&unix.IFF_UP == 0 {
 		return fmt.Errorf("is down: bring it up first (ip link set %s up)", l.hostName())
 	}
+	taken, err := isTaken(link)
+	if err != nil {
+		return err
+	}
+	if taken {
+		return ErrLinkTaken
+	}
 	// The record is complete before the first change.
 	undo, err := recordLink(h, link)
 	if err != nil {

@@ -195,6 +195,28 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestOpenRefusesWhatIsTaken lets a second sandbox come to an interface: not as long as the first lives.
+func TestOpenRefusesWhatIsTaken(t *testing.T) {
+	l := newLab(t)
+	h := l.host(macA, true, "192.0.2.1/24")
+	n := l.takeOver(h)
+	if _, err := Open(h.ns, n.identity, Options{Silent: true}); !errors.Is(err, ErrLinkTaken) {
+		t.Fatalf("an interface that a sandbox has: %v", err)
+	}
+	if !l.answers(l.host(macC, true, "192.0.2.3/24"), "192.0.2.1", patient) {
+		t.Error("the refused takeover disturbed the first")
+	}
+	// The process is gone, nothing was given back: this is what a migration leaves.
+	n.leave()
+	again, err := Open(h.ns, n.identity, Options{Silent: true})
+	if err != nil {
+		t.Fatalf("after the end of the first: %v", err)
+	}
+	if err := errors.Join(again.Close(), again.Undo.Restore(), n.takeover.Undo.Restore()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSilentTargetSaysNothing prepares a twin of a running host and takes it over
 // silently: not one frame leaves it before the announcement.
 func TestSilentTargetSaysNothing(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 const (
 	CodeGuestInterface  = "network-guest-interface"
 	CodeGuestRoute      = "network-guest-route"
+	CodeGuestFilters    = "network-guest-filters"
 	CodeGuestNFTables   = "network-guest-nftables"
 	CodeGuestForwarding = "network-guest-forwarding"
 	CodeGuestNAT        = "network-connection-tracking"

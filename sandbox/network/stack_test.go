@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"net/netip"
+	"reflect"
+	"strings"
 	"sync/atomic"
 	"testing"
 
+	"gvisor.dev/gvisor/pkg/sentry/socket/netfilter"
 	"gvisor.dev/gvisor/pkg/sentry/socket/netstack"
 	"gvisor.dev/gvisor/pkg/state"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -232,6 +235,7 @@ func TestFiltersMove(t *testing.T) {
 	}
 	table := from.Stack.IPTables().GetTable(stack.FilterID, false)
 	table.Rules[0].Filter = stack.IPHeaderFilter{Protocol: header.UDPProtocolNumber, CheckProtocol: true}
+	table.Rules[0].Matchers = []stack.Matcher{netfilter.NewMarkMatcher(7, 0xff, true)}
 	from.Stack.IPTables().ForceReplaceTable(stack.FilterID, table, false)
 	data, err := ExportFilters(from.Stack)
 	if err != nil || len(data) == 0 {
@@ -245,6 +249,15 @@ func TestFiltersMove(t *testing.T) {
 	got := to.Stack.IPTables().GetTable(stack.FilterID, false)
 	if len(got.Rules) != len(table.Rules) || !got.Rules[0].Filter.CheckProtocol || got.Rules[0].Filter.Protocol != header.UDPProtocolNumber {
 		t.Errorf("rule 0 after the move: %+v", got.Rules[0])
+	}
+	if want := netfilter.NewMarkMatcher(7, 0xff, true); len(got.Rules[0].Matchers) != 1 || !reflect.DeepEqual(got.Rules[0].Matchers[0], stack.Matcher(want)) {
+		t.Errorf("matchers after the move: %+v", got.Rules[0].Matchers)
+	}
+	rejecting := from.Stack.IPTables().GetTable(stack.FilterID, false)
+	rejecting.Rules[0].Target = &stack.RejectIPv4Target{}
+	from.Stack.IPTables().ForceReplaceTable(stack.FilterID, rejecting, false)
+	if _, err := ExportFilters(from.Stack); err == nil || !strings.Contains(err.Error(), "RejectIPv4Target") {
+		t.Errorf("a target that refers to the stack: %v", err)
 	}
 	if err := ApplyFilters(to.Stack, []byte("no state")); err == nil {
 		t.Error("garbage accepted")

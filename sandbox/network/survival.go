@@ -17,6 +17,15 @@ type Fate struct {
 	Reset bool `json:"reset,omitempty"`
 }
 
+// String is one line for reports.
+func (f Fate) String() string {
+	s := f.Connection.String()
+	if f.Kept {
+		return s + ": kept: " + f.Reason
+	}
+	return s + ": closed: " + f.Reason
+}
+
 // Survival says connection by connection what a restore under id does.
 func Survival(conns []Connection, id *Identity) []Fate {
 	fates := make([]Fate, 0, len(conns))
