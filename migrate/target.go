@@ -33,8 +33,18 @@ const (
 	codeProtocol = "protocol"
 )
 
-// planTimeout bounds the time that a peer may take for hello and plan.
+// planTimeout bounds the time that a peer may take for hello and plan, and then for its data connections.
 const planTimeout = 30 * time.Second
+
+// errNoData is why a target does not wait for its source any longer. Nothing else tells it that a source has ended meanwhile: nobody reads
+// the control connection.
+var errNoData = fmt.Errorf("they did not come within %v after the plan was accepted", planTimeout)
+
+func awaitData(ctx context.Context, meeting *wire.Meeting) ([]net.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, planTimeout, errNoData)
+	defer cancel()
+	return meeting.Wait(ctx)
+}
 
 // target is one control connection, from the target's side.
 type target struct {
@@ -99,7 +109,7 @@ func (t *target) run(ctx context.Context) error {
 		if t.arrival == nil {
 			return nil // refused, with findings
 		}
-		if t.conns, err = meeting.Wait(ctx); err != nil {
+		if t.conns, err = awaitData(ctx, meeting); err != nil {
 			return err
 		}
 		for _, conn := range t.conns {
