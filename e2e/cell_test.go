@@ -146,6 +146,9 @@ func (c *cell) settle() (outcome string) {
 	if got := c.emitter.order(); got != order || len(got) > 1 && !strings.HasPrefix(got, "ab") {
 		c.t.Errorf("packets came from %q in this order, want %q: %+v", got, order, c.emitter.seen())
 	}
+	if twice := c.emitter.fromBoth(); len(twice) > 0 && order != "aba" {
+		c.t.Errorf("packets %v came from both hosts", twice)
+	}
 	if !c.handedOver() && outcome == "target" && !c.missed && !c.fault.harmless {
 		c.t.Errorf("it runs on the target, whatever failed before it was handed over")
 	}
