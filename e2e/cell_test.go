@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"os/exec"
 	"slices"
 	"strings"
@@ -197,10 +198,15 @@ func (c *cell) mayBeLost() bool {
 // status returns the state of a sandbox on a host, "" if there is none.
 func (h *peerHost) status(id string) specs.ContainerState {
 	h.t.Helper()
-	if h.try("state", id).code != 0 {
+	r := h.try("state", id)
+	var state specs.State
+	if r.code != 0 {
 		return ""
 	}
-	return h.sandboxState(id).Status
+	if err := json.Unmarshal([]byte(r.stdout), &state); err != nil {
+		h.t.Fatalf("%v: %v", err, r)
+	}
+	return state.Status
 }
 
 // settled says whether a copy in a state will stay in it by itself.

@@ -36,16 +36,6 @@ const (
 // planTimeout bounds the time that a peer may take for hello and plan, and then for its data connections.
 const planTimeout = 30 * time.Second
 
-// errNoData is why a target does not wait for its source any longer. Nothing else tells it that a source has ended meanwhile: nobody reads
-// the control connection.
-var errNoData = fmt.Errorf("they did not come within %v after the plan was accepted", planTimeout)
-
-func awaitData(ctx context.Context, meeting *wire.Meeting) ([]net.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, planTimeout, errNoData)
-	defer cancel()
-	return meeting.Wait(ctx)
-}
-
 // target is one control connection, from the target's side.
 type target struct {
 	receiver *Receiver
@@ -60,6 +50,7 @@ type target struct {
 	arrival *arrival // nil before the plan was accepted
 	inbox   *inbox
 	conns   []net.Conn
+	ahead   chan received // what came while the data connections were awaited, nil for nothing
 	lanes   sync.WaitGroup
 	rounds  uint64
 }
@@ -109,7 +100,7 @@ func (t *target) run(ctx context.Context) error {
 		if t.arrival == nil {
 			return nil // refused, with findings
 		}
-		if t.conns, err = awaitData(ctx, meeting); err != nil {
+		if t.conns, err = t.awaitData(ctx, meeting); err != nil {
 			return err
 		}
 		for _, conn := range t.conns {
@@ -259,7 +250,7 @@ func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle
 // serve takes messages until the connection or the attempt ends.
 func (t *target) serve(ctx context.Context) error {
 	for {
-		m, err := t.receive()
+		m, err := t.next()
 		if err != nil {
 			return err
 		}
