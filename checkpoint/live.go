@@ -16,6 +16,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
@@ -197,6 +198,9 @@ type Stopped struct {
 	// Dirty is what became dirty since the last Collect; nil where that is not
 	// known.
 	Dirty *pages.Set
+	// Sessions are the host streams that the saved kernel refers to: whoever loads
+	// it must have been given them.
+	Sessions []boot.Session
 }
 
 // InlinePages are pages with their content.
@@ -224,7 +228,9 @@ func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		args := &inside.SaveArgs{FilePayload: urpc.FilePayload{Files: theirs}}
-		err := l.client.Call(ctx, inside.MethodSave, args, &inside.SaveResult{})
+		var result inside.SaveResult
+		err := l.client.Call(ctx, inside.MethodSave, args, &result)
+		out.Sessions = result.Sessions
 		for _, f := range theirs {
 			f.Close()
 		}

@@ -146,9 +146,9 @@ func resets(fates []network.Fate) []network.Fate {
 }
 
 // Wait returns when all pages have arrived, and completes the report. Where
-// that fails, the sandbox has ended.
-func (r *Restoring) Wait() (*RestoreReport, error) {
-	err := <-r.served
+// that fails, or ctx ends first, the sandbox has ended: it lacks pages.
+func (r *Restoring) Wait(ctx context.Context) (*RestoreReport, error) {
+	err := r.await(ctx)
 	r.clock.lap("pages")
 	r.Report.Phases = r.clock.phases
 	r.Report.BytesPlaced = r.server.bytesPlaced.Load()
@@ -159,6 +159,17 @@ func (r *Restoring) Wait() (*RestoreReport, error) {
 		return &r.Report, fmt.Errorf("restore memory of sandbox %q: it has ended: %w", r.Sandbox.ID, err)
 	}
 	return &r.Report, nil
+}
+
+// await returns when no page is served any more. When ctx ends, that is at once,
+// and its cause is the error.
+func (r *Restoring) await(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { r.server.socket.Close() })
+	err := <-r.served
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // feed streams one of an image's state streams into a pipe and returns the end

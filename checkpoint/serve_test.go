@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -118,5 +119,27 @@ func TestServeEndsWhereAPageIsMissing(t *testing.T) {
 	}
 	if err := <-served; !errors.Is(err, errNoPage) {
 		t.Errorf("got %v, want the source's error", err)
+	}
+}
+
+// A restore whose pages are still on their way ends when its context does, although the kernel would wait for ever.
+func TestAwaitEndsWithItsContext(t *testing.T) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	r := &Restoring{server: &pageServer{source: numberedPages{}, memoryBytes: servedBytes, socket: ours}, served: make(chan error, 1)}
+	go func() { r.served <- r.server.serve(2) }()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	interrupted := errors.New("interrupted")
+	ended := make(chan error, 1)
+	go func() { ended <- r.await(ctx) }()
+	cancel(interrupted)
+	if err := <-ended; !errors.Is(err, interrupted) {
+		t.Fatal(err)
+	}
+	if n, err := theirs.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("the kernel is not told: %d, %v", n, err)
 	}
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"os/exec"
 	"slices"
 	"strings"
@@ -146,6 +147,9 @@ func (c *cell) settle() (outcome string) {
 	if got := c.emitter.order(); got != order || len(got) > 1 && !strings.HasPrefix(got, "ab") {
 		c.t.Errorf("packets came from %q in this order, want %q: %+v", got, order, c.emitter.seen())
 	}
+	if twice := c.emitter.fromBoth(); len(twice) > 0 && order != "aba" {
+		c.t.Errorf("packets %v came from both hosts", twice)
+	}
 	if !c.handedOver() && outcome == "target" && !c.missed && !c.fault.harmless {
 		c.t.Errorf("it runs on the target, whatever failed before it was handed over")
 	}
@@ -194,10 +198,15 @@ func (c *cell) mayBeLost() bool {
 // status returns the state of a sandbox on a host, "" if there is none.
 func (h *peerHost) status(id string) specs.ContainerState {
 	h.t.Helper()
-	if h.try("state", id).code != 0 {
+	r := h.try("state", id)
+	var state specs.State
+	if r.code != 0 {
 		return ""
 	}
-	return h.sandboxState(id).Status
+	if err := json.Unmarshal([]byte(r.stdout), &state); err != nil {
+		h.t.Fatalf("%v: %v", err, r)
+	}
+	return state.Status
 }
 
 // settled says whether a copy in a state will stay in it by itself.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -148,4 +149,49 @@ func TestMigrateCancel(t *testing.T) {
 	if page := p.a.must("report", "--html", "--data", p.a.data(), "web"); !strings.Contains(page, "</html>") {
 		t.Errorf("page: %s", page)
 	}
+}
+
+// A target that hangs, whose kernel goes on acknowledging, does not keep the stopped sandbox waiting for ever.
+func TestMigrateToHungTarget(t *testing.T) {
+	f := newFailpoints(t)
+	p := newPair(t)
+	c := startCounter(t, p.a.host, "web", guest.Bundle{})
+	f.arm(t, "target-loaded")
+	cmd, out := p.a.startMigrating("web", p.b, p.b.bundle("web", c.bundle))
+	eventually(t, "the kernel is loaded", func() bool { return f.reached("target-loaded") })
+	p.b.agent.Process.Signal(syscall.SIGSTOP)
+	defer p.b.agent.Process.Signal(syscall.SIGCONT)
+	f.release("target-loaded")
+	if err := cmd.Wait(); err == nil || !strings.Contains(out.String(), "target is not prepared") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	c.countsOn()
+	p.b.agent.Process.Signal(syscall.SIGCONT)
+	eventually(t, "the target forgets", func() bool { return p.b.try("state", "web").code != 0 })
+	c.countsOn()
+}
+
+// A process that is started inside after the plan was made moves as well: the migration begins again, once.
+func TestMigrateDuringExec(t *testing.T) {
+	f := newFailpoints(t)
+	p := newPair(t)
+	c := startCounter(t, p.a.host, "web", guest.Bundle{})
+	f.arm(t, "source-round")
+	cmd, out := p.a.startMigrating("web", p.b, p.b.bundle("web", c.bundle))
+	eventually(t, "a round", func() bool { return f.reached("source-round") })
+	p.a.mustLaunch("exec", "exec", "--detach", "web", "/bin/sleep", "4321")
+	f.release("source-round")
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if !strings.Contains(out.String(), "second attempt") {
+		t.Errorf("the exec was in time for the plan: this test shows nothing: %s", out)
+	}
+	p.a.wantMigrated("web", p.b)
+	there := c.restored(p.b.host, "web")
+	there.countsOn()
+	if processes := p.b.must("ps", "web"); !strings.Contains(processes, "sleep") {
+		t.Errorf("what exec started is not there:\n%s", processes)
+	}
+	p.b.exec("web", "/bin/true") // under a name that is not taken
 }

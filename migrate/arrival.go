@@ -66,6 +66,11 @@ func (a *arrival) Copy() journal.Copy {
 	case a.gone || a.sb == nil || !a.sb.Sandbox.Alive():
 		return journal.Absent
 	case !a.started:
+		if !a.sb.Gofer.Alive() && a.standby.Discard() == nil {
+			// It would run without its files, when the source still has a copy that has them.
+			a.gone = true
+			return journal.Absent
+		}
 		return journal.Standby
 	}
 	return journal.Running

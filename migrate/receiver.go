@@ -206,15 +206,6 @@ func refuse(s *agent.Session, code string, err error) error {
 	return fmt.Errorf("%s: %w", code, err)
 }
 
-// receive returns the peer's next message. A peer that does not keep to the protocol is told so.
-func (t *target) receive() (wire.Message, error) {
-	m, err := t.session.Control.Receive()
-	if broken := (*wire.Error)(nil); errors.As(err, &broken) {
-		return nil, refuse(t.session, codeProtocol, err)
-	}
-	return m, err
-}
-
 func (r *Receiver) outputPath(id string) string { return filepath.Join(r.Outputs, id+".log") }
 
 // openOutput opens what a sandbox is to print into, and its empty input.

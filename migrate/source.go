@@ -95,6 +95,17 @@ func Migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options) (Report, er
 	if opts.Bundle == "" {
 		opts.Bundle = sb.Bundle
 	}
+	report, err := migrate(ctx, sb, opts)
+	if errors.Is(err, errNewSession) {
+		// The next plan knows the process. A sandbox that starts one all the time may prevent that once more.
+		report, err = migrate(ctx, sb, opts)
+		report.Warnings = append(report.Warnings, "it was moved in a second attempt: during the first, a process was started inside by exec")
+	}
+	return report, err
+}
+
+// migrate makes one attempt. opts is complete.
+func migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options) (Report, error) {
 	s := &source{
 		sb: sb, opts: opts, machine: NewMachine(Source),
 		to: whereTo{identity: opts.Identity, peer: opts.Peer, address: opts.Address},

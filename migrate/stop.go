@@ -41,6 +41,9 @@ func (s *source) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !covers(s.survey.Sessions, stopped.Sessions) {
+		return errNewSession
+	}
 	for _, p := range []*pipe{state, meta} {
 		if err := p.end(); err != nil {
 			return err

@@ -33,7 +33,7 @@ const (
 	codeProtocol = "protocol"
 )
 
-// planTimeout bounds the time that a peer may take for hello and plan.
+// planTimeout bounds the time that a peer may take for hello and plan, and then for its data connections.
 const planTimeout = 30 * time.Second
 
 // target is one control connection, from the target's side.
@@ -50,6 +50,7 @@ type target struct {
 	arrival *arrival // nil before the plan was accepted
 	inbox   *inbox
 	conns   []net.Conn
+	ahead   chan received // what came while the data connections were awaited, nil for nothing
 	lanes   sync.WaitGroup
 	rounds  uint64
 	// rejoined: the attempt was committed on an earlier connection.
@@ -102,7 +103,7 @@ func (t *target) run(ctx context.Context) error {
 		if t.arrival == nil {
 			return nil // refused, with findings
 		}
-		if t.conns, err = meeting.Wait(ctx); err != nil {
+		if t.conns, err = t.awaitData(ctx, meeting); err != nil {
 			return err
 		}
 		for _, conn := range t.conns {
@@ -242,7 +243,7 @@ func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle
 // serve takes messages until the connection or the attempt ends.
 func (t *target) serve(ctx context.Context) error {
 	for {
-		m, err := t.receive()
+		m, err := t.next()
 		if err != nil {
 			return err
 		}

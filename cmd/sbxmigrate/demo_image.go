@@ -79,7 +79,7 @@ func (d *demo) restore(ctx context.Context, img *image.Image, to *demoHost) (*ru
 	arrived := make(chan struct{})
 	go func() {
 		defer close(arrived)
-		report, failure = restoring.Wait()
+		report, failure = restoring.Wait(ctx)
 	}()
 	// The image is read until all has arrived, or the sandbox is gone.
 	d.later(func() error { <-arrived; return nil })

@@ -95,9 +95,9 @@ func runRestore(ctx context.Context, c *cli, opts restoreOptions, id string) err
 	}
 	defer st.close()
 	cleanup := context.WithoutCancel(ctx)
-	report, err := r.Wait()
+	report, err := r.Wait(ctx)
 	if err != nil {
-		return errors.Join(err, r.Sandbox.Delete(cleanup, true))
+		return errors.Join(interruption(ctx, err), r.Sandbox.Delete(cleanup, true))
 	}
 	if err := c.reportRestore(r.Sandbox, report, opts.json); err != nil || opts.detach {
 		return err
