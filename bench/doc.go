@@ -5,8 +5,10 @@
 //
 // It measures in four modes:
 //
-//   - images: for each workload start to first output, checkpoint (wall time, and the pause that the workload sees, while it is left
-//     running; uncompressed and compressed), restore to first response, and image size.
+//   - images: for each workload start to first output, checkpoint (wall time of the command, uncompressed and compressed), restore to
+//     first response, and image size. Checkpoints are compared kind with kind: one that ends the workload, and one that leaves it running,
+//     with the pause that the workload sees then. sbxmigrate's image is on the disk when its command ends, runsc's is not; so there is a
+//     row for the time until it is, for which the bench syncs every file of either image itself. On a tmpfs (-dir) there is no difference.
 //   - move: the same redis under load, moved by our live migration and by stop-and-copy with runsc.
 //   - network: throughput of one TCP stream in each direction, and latency of redis.
 //   - idle: what our dirty tracking costs a sandbox that is not migrating, and one that is. runsc has no part in it.

@@ -162,8 +162,8 @@ func (s *stage) interleave(w workload, peers []*runtime, runs int) ([]*series, e
 			if i == 0 && w.sizeMiB == 0 {
 				continue // files are in the page cache now; a large workload's own run is warm-up enough
 			}
-			fmt.Fprintf(os.Stderr, "%s %s %d/%d: start %v, checkpoint %v, pause %v, restore %v\n", w.name, r.name, len(all[n].Samples)+1, runs,
-				result.Start, result.Checkpoint, result.Pause, result.Restore)
+			fmt.Fprintf(os.Stderr, "%s %s %d/%d: start %v, checkpoint %v, left running %v, pause %v, restore %v\n", w.name, r.name, len(all[n].Samples)+1, runs,
+				result.Start, result.Checkpoint, result.Running, result.Pause, result.Restore)
 			all[n].Samples = append(all[n].Samples, result)
 		}
 		if len(all[0].Samples) == runs {

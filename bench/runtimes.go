@@ -16,7 +16,7 @@ type runtime struct {
 	// compression names the modes, in the order of the table's columns: uncompressed, compressed.
 	compression [2]string
 
-	checkpoint func(id, image, compression string) []string
+	checkpoint func(id, image, compression string, leaveRunning bool) []string
 	restore    func(id, image, bundle string) []string
 }
 
@@ -25,8 +25,12 @@ func ours(binary string) *runtime {
 		name:        "sbxmigrate",
 		binary:      binary,
 		compression: [2]string{"none", "zstd"},
-		checkpoint: func(id, image, compression string) []string {
-			return []string{"checkpoint", id, "--image", image, "--leave-running", "--compress", compression}
+		checkpoint: func(id, image, compression string, leaveRunning bool) []string {
+			args := []string{"checkpoint", id, "--image", image, "--compress", compression}
+			if leaveRunning {
+				args = append(args, "--leave-running")
+			}
+			return args
 		},
 		restore: func(id, image, bundle string) []string {
 			return []string{"restore", "--detach", "--image", image, "--bundle", bundle, id}
@@ -42,8 +46,12 @@ func runsc(binary string) *runtime {
 		// may not be writable.
 		global:      []string{"--platform=systrap", "--network=none", "--overlay2=none", "--ignore-cgroups"},
 		compression: [2]string{"none", "flate-best-speed"},
-		checkpoint: func(id, image, compression string) []string {
-			return []string{"checkpoint", "-image-path", image, "-leave-running", "-compression", compression, id}
+		checkpoint: func(id, image, compression string, leaveRunning bool) []string {
+			args := []string{"checkpoint", "-image-path", image, "-compression", compression}
+			if leaveRunning {
+				args = append(args, "-leave-running")
+			}
+			return append(args, id)
 		},
 		restore: func(id, image, bundle string) []string {
 			return []string{"restore", "-detach", "-image-path", image, "-bundle", bundle, id}

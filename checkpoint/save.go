@@ -159,12 +159,16 @@ func (s *saving) run(ctx context.Context) error {
 	// Whatever happens from here on, closing our end makes the sandbox go on,
 	// unless it was disarmed.
 	defer hold.Close()
-	pages, err := s.stop(ctx, lifeline)
+	storing := newBackground()
+	defer storing.cancel()
+	err = s.stop(ctx, lifeline, func(pages *pageList) {
+		storing.start(ctx, func(ctx context.Context) error { return s.storePages(ctx, memory, early, pages) })
+	})
 	if err != nil {
 		return err
 	}
 	s.clock.lap("stop")
-	if err := s.storePages(ctx, memory, early, pages); err != nil {
+	if err := storing.wait(); err != nil {
 		return err
 	}
 	s.clock.lap("pages")
@@ -211,9 +215,10 @@ func (s *saving) prepare(ctx context.Context) (*os.File, error) {
 	return p.Files[0], nil
 }
 
-// stop makes the sandbox stop and stream its kernel out, and returns the pages
-// that belong to it.
-func (s *saving) stop(ctx context.Context, lifeline *os.File) (*pageList, error) {
+// stop makes the sandbox stop and stream its kernel out. onPages is called as
+// soon as it is known which pages belong to it, which do not change any more:
+// most of the kernel is still to be encoded then.
+func (s *saving) stop(ctx context.Context, lifeline *os.File, onPages func(*pageList)) error {
 	timeout := s.opts.StopTimeout
 	if timeout == 0 {
 		timeout = defaultStopTimeout
@@ -222,7 +227,7 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File) (*pageList, error)
 	defer cancel()
 	streams, files, err := s.openStreams(lifeline)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var result inside.SaveResult
 	var pages *pageList
@@ -248,10 +253,13 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File) (*pageList, error)
 	group.Go(func() (err error) {
 		defer streams[2].Close()
 		pages, err = readRanges(streams[2], maxMemoryBytes)
+		if err == nil {
+			onPages(pages)
+		}
 		return err
 	})
 	if err := group.Wait(); err != nil {
-		return nil, fmt.Errorf("stop: %w", cause(ctx, err))
+		return fmt.Errorf("stop: %w", cause(ctx, err))
 	}
 	s.stoppedUnixNano = result.StoppedUnixNano
 	// An exec may have come since the survey.
@@ -261,7 +269,7 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File) (*pageList, error)
 		s.report.PagesCommitted += run.Count
 		s.memoryBytes = max(s.memoryBytes, (run.First+run.Count)*image.PageBytes)
 	}
-	return pages, nil
+	return nil
 }
 
 // cause is why a stop failed: the first reason, and not that the others were
