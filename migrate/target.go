@@ -226,7 +226,8 @@ func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle
 	if err != nil {
 		return err
 	}
-	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, cameBy(t.session.Attempt(), t.session.Peer.Name), true,
+	whole := !Mode(t.hello.Mode).MayLeavePages()
+	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, cameBy(t.session.Attempt(), t.session.Peer.Name), whole,
 		sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: stdio, Output: t.receiver.outputPath(t.id)})
 	if err != nil {
 		return err
