@@ -21,7 +21,7 @@ build: ## bin/sbxmigrate
 
 test: ## every test, end-to-end ones included; needs root
 	.ci/deps
-	$(GO) test -timeout 25m ./...
+	$(GO) test -count=1 -timeout 25m ./...
 
 # The race detector needs cgo, which the sentry does not survive: packages whose tests start a
 # sandbox are left to `make test`. Those that only compute and move bytes are checked here.
