@@ -42,8 +42,8 @@ var ErrAllLoaded = errors.New("all pages are loaded")
 // says that the kernel has ended, or that Close was called.
 func (p *Pager) Next() (Need, error) {
 	request, err := receiveRequest(p.socket, pages.MaxPages*pages.PageSize)
-	if errors.Is(err, os.ErrClosed) {
-		err = io.EOF
+	if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		err = io.EOF // a kernel that ends with answers unread resets the connection
 	}
 	return Need{ID: request.id, Runs: request.runs}, err
 }

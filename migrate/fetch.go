@@ -156,7 +156,8 @@ func (f *fetch) want(n checkpoint.Need) error {
 	if open.left > 0 {
 		return nil
 	}
-	return f.pager.Answer(n.ID)
+	f.pager.Answer(n.ID) // a kernel that is gone is noticed by listen
+	return nil
 }
 
 // place takes the pages of a frame.
@@ -178,23 +179,26 @@ func (f *fetch) place(records []wire.PageRecord) error {
 // take places or stages pages that have come; data is nil for zeros. The caller
 // holds mu.
 func (f *fetch) take(start, end uint64, data []byte) error {
+	if f.loaded {
+		return nil // the guest freed it meanwhile: it is of no use, and not on the list of what came
+	}
 	for next := start; start < end; start = next {
-		known, needed := !f.missing.Has(start), f.needs[start] != nil
-		for next = start + 1; next < end && !f.missing.Has(next) == known && (f.needs[next] != nil) == needed; next++ {
+		due, needed := f.due(start), f.needs[start] != nil
+		for next = start + 1; next < end && f.due(next) == due && (f.needs[next] != nil) == needed; next++ {
 		}
 		var piece []byte
 		if data != nil {
 			size := (next - start) * pages.PageSize
 			piece, data = data[:size], data[size:]
 		}
-		if known {
-			continue // it came before, and may be the guest's by now
+		if !due {
+			continue
 		}
 		if needed {
 			if err := f.write(start, next, piece); err != nil {
 				return err
 			}
-		} else if !f.loaded {
+		} else {
 			f.stage(start, next, piece)
 		}
 		f.note(start, next, piece)
@@ -203,6 +207,12 @@ func (f *fetch) take(start, end uint64, data []byte) error {
 		}
 	}
 	return nil
+}
+
+// due says whether a page is to be taken when it comes. One that came before may be the
+// guest's by now, and what nobody asked for has no bound. The caller holds mu.
+func (f *fetch) due(page uint64) bool {
+	return f.missing.Has(page) && (f.needs[page] != nil || f.plan.asked.Has(page))
 }
 
 // write puts pages into the kernel's memory. The caller holds mu.
