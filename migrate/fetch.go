@@ -105,6 +105,9 @@ func (f *fetch) listen() {
 			err = errKernelGone
 		}
 		f.finish(err)
+		if errors.Is(err, errKernelGone) {
+			f.pager.Close() // whoever keeps the fetch need not keep that memory
+		}
 		return
 	}
 }
@@ -115,6 +118,7 @@ func (f *fetch) finish(err error) {
 	case <-f.over:
 	default:
 		f.err = err
+		f.staged = nil
 		close(f.over)
 		f.moved.Broadcast()
 	}
@@ -179,7 +183,7 @@ func (f *fetch) place(records []wire.PageRecord) error {
 // take places or stages pages that have come; data is nil for zeros. The caller
 // holds mu.
 func (f *fetch) take(start, end uint64, data []byte) error {
-	if f.loaded {
+	if f.loaded || f.isOver() {
 		return nil // the guest freed it meanwhile: it is of no use, and not on the list of what came
 	}
 	for next := start; start < end; start = next {
@@ -263,12 +267,16 @@ func (f *fetch) answer(start, end uint64) {
 }
 
 // compare takes the source's sum of all that has come.
-func (f *fetch) compare(source wire.Digest) {
+func (f *fetch) compare(source wire.Digest) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !f.loaded {
+		return errors.New("a sum comes before it was asked for")
+	}
 	if own := f.sum.Digest(); own != source {
 		f.finish(fmt.Errorf("%w: %d pages sum to %v, its to %v", errSumDiffers, f.came.Count(), own, source))
-		return
+		return nil
 	}
 	f.finish(nil)
+	return nil
 }

@@ -28,6 +28,7 @@ type fakeKernel struct {
 
 	mu       sync.Mutex
 	answered map[uint32]bool // guarded by mu
+	closed   bool            // so is this
 	changed  sync.Cond       // its lock is mu
 }
 
@@ -58,7 +59,18 @@ func (k *fakeKernel) Answer(id uint32) error {
 }
 
 func (k *fakeKernel) Memory() *os.File { return k.memory }
-func (k *fakeKernel) Close()           {}
+
+func (k *fakeKernel) Close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.closed = true
+}
+
+func (k *fakeKernel) isClosed() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.closed
+}
 
 // ask makes a request and waits until it is answered.
 func (k *fakeKernel) ask(id uint32, first, count uint64) {
@@ -317,7 +329,9 @@ func TestFetchComparesNothingThatCameTooLate(t *testing.T) {
 	if err := f.place([]wire.PageRecord{recordOf(8, 8, 7)}); err != nil {
 		t.Fatal(err)
 	}
-	f.compare(listed)
+	if err := f.compare(listed); err != nil {
+		t.Fatal(err)
+	}
 	if <-f.over; f.err != nil {
 		t.Fatal(f.err)
 	}
@@ -332,6 +346,7 @@ func TestFetchOfAKernelThatEnds(t *testing.T) {
 	if !errors.Is(f.err, errKernelGone) {
 		t.Fatal(f.err)
 	}
+	eventually(t, k.isClosed)
 }
 
 // So does one that ends between its request and the answer.
@@ -355,6 +370,7 @@ func TestFetchRefuses(t *testing.T) {
 		"a duplicate":            {Type: wire.TypePages, Payload: append([]byte{3, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0}, 7, 0, 0, 0, 0, 0, 0, 0)},
 		"a punch":                {Type: wire.TypePunch, Payload: wire.AppendRanges(nil, []wire.Range{{Page: 1, Count: 1}})},
 		"kernel state":           {Type: wire.TypeState, Payload: []byte("state")},
+		"a sum unasked":          {Type: wire.TypeSum, Payload: make([]byte, 32)},
 		"half a sum":             {Type: wire.TypeSum, Payload: make([]byte, 8)},
 	} {
 		f := newFetch(newFakeKernel(t), setOfRange(0, 32))
