@@ -84,11 +84,16 @@ func (l *Live) Memory(ctx context.Context) (*os.File, error) {
 		return nil, fmt.Errorf("prepare: %w", err)
 	}
 	if len(p.Files) != 1 {
+		closeFiles(p.Files)
 		return nil, fmt.Errorf("%w: prepare gave %d files, want the memory file", ErrSandbox, len(p.Files))
 	}
 	if l.memory != nil {
 		p.Files[0].Close()
 		return l.memory, nil
+	}
+	if _, err := checkMemory(p.Files[0]); err != nil {
+		p.Files[0].Close()
+		return nil, err
 	}
 	l.memory = p.Files[0]
 	return l.memory, nil
@@ -112,9 +117,11 @@ func (l *Live) Arm(ctx context.Context) (unsupported string, err error) {
 }
 
 // Throttle takes a share of its time from the sandbox, until it stops or l is
-// closed. It is for after Arm.
-func (l *Live) Throttle(ctx context.Context, percent int) error {
-	return l.call(ctx, inside.MethodThrottle, &inside.ThrottleArgs{Percent: percent}, &control.None{})
+// closed. It is for after Arm. It returns why that is not possible here, or "".
+func (l *Live) Throttle(ctx context.Context, percent int) (unsupported string, err error) {
+	var result inside.ThrottleResult
+	err = l.call(ctx, inside.MethodThrottle, &inside.ThrottleArgs{Percent: percent}, &result)
+	return result.Unsupported, err
 }
 
 // Collect returns what became dirty since Arm or the last Collect.

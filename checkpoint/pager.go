@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/urpc"
@@ -42,15 +43,24 @@ var ErrAllLoaded = errors.New("all pages are loaded")
 // says that the kernel has ended, or that Close was called.
 func (p *Pager) Next() (Need, error) {
 	request, err := receiveRequest(p.socket, pages.MaxPages*pages.PageSize)
-	if errors.Is(err, os.ErrClosed) {
-		err = io.EOF
+	if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		err = io.EOF // a kernel that ends with answers unread resets the connection
 	}
 	return Need{ID: request.id, Runs: request.runs}, err
 }
 
-// Answer says that the pages of a request are in their place.
+// writePatience is how long a kernel may take to read what its pager has to say. It never
+// has reason to wait; the sandbox process may be in the hands of its guest.
+const writePatience = 10 * time.Second
+
+// Answer says that the pages of a request are in their place. After an error the kernel
+// has no pager any more.
 func (p *Pager) Answer(id uint32) error {
+	p.socket.SetWriteDeadline(time.Now().Add(writePatience))
 	_, err := p.socket.Write(binary.LittleEndian.AppendUint64(nil, uint64(id)))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		p.socket.Close() // what was written may be half an answer
+	}
 	return err
 }
 
@@ -71,6 +81,7 @@ func (s *Standby) Missing(missing *pages.Set) (*Pager, error) {
 		return nil, fmt.Errorf("keep sandbox memory: %w", err)
 	}
 	memory := os.NewFile(uintptr(fd), s.Memory.Name())
+	s.pages.SetWriteDeadline(time.Now().Add(writePatience))
 	if err := tellMissing(s.pages, missing); err != nil {
 		memory.Close()
 		return nil, err
@@ -135,6 +146,9 @@ func attached(socket *os.File, out *inside.Attached) (*Pager, *pages.Set, error)
 	if left.Empty() {
 		return nil, left, nil
 	}
+	if _, err := checkMemory(out.Files[0]); err != nil {
+		return nil, nil, err
+	}
 	return &Pager{socket: socket, memory: out.Files[0]}, left, nil
 }
 
@@ -148,6 +162,10 @@ func StoppedMemory(ctx context.Context, sb *sandbox.Sandbox) (*os.File, error) {
 	if len(out.Files) != 1 {
 		closeFiles(out.Files)
 		return nil, fmt.Errorf("%w: it gave %d files, want the memory file", ErrSandbox, len(out.Files))
+	}
+	if _, err := checkMemory(out.Files[0]); err != nil {
+		closeFiles(out.Files)
+		return nil, err
 	}
 	return out.Files[0], nil
 }

@@ -152,15 +152,16 @@ func (s *saving) run(ctx context.Context) error {
 		}
 		s.clock.lap("rounds")
 	}
+	storing := newBackground()
+	defer storing.cancel()
 	lifeline, hold, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	// Whatever happens from here on, closing our end makes the sandbox go on,
-	// unless it was disarmed.
+	// unless it was disarmed. That comes first: it does not wait for what is being
+	// stored.
 	defer hold.Close()
-	storing := newBackground()
-	defer storing.cancel()
 	err = s.stop(ctx, lifeline, func(pages *pageList) {
 		storing.start(ctx, func(ctx context.Context) error { return s.storePages(ctx, memory, early, pages) })
 	})

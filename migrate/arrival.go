@@ -17,7 +17,7 @@ import (
 type arrival struct {
 	standby *checkpoint.Standby // nil where an earlier agent started the sandbox
 	// fetch brings what is missing after post-copy; nil where nothing is. Set before
-	// Start.
+	// Start, guarded by mu from then on.
 	fetch *fetch
 
 	mu sync.Mutex
@@ -68,7 +68,7 @@ func (a *arrival) Copy() journal.Copy {
 	case !a.started:
 		if !a.sb.Gofer.Alive() && a.standby.Discard() == nil {
 			// It would run without its files, when the source still has a copy that has them.
-			a.gone = true
+			a.discarded()
 			return journal.Absent
 		}
 		return journal.Standby
@@ -110,15 +110,18 @@ func (a *arrival) Start(ctx context.Context) error {
 	return nil
 }
 
-// fetching says whether it runs, and the fetch of what is missing is not over for
-// this host.
-func (a *arrival) fetching() bool {
+// fetching returns the fetch of what is missing, if it runs here and that is not over
+// for this host; else nil.
+func (a *arrival) fetching() *fetch {
 	if a == nil {
-		return false
+		return nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.started && a.fetch != nil
+	if !a.started {
+		return nil
+	}
+	return a.fetch
 }
 
 // Discard implements handover.Arrival.
@@ -131,11 +134,16 @@ func (a *arrival) Discard() error {
 	if err := a.standby.Discard(); err != nil {
 		return err
 	}
+	a.discarded()
+	return nil
+}
+
+// discarded notes that there is no standby any more. The caller holds mu.
+func (a *arrival) discarded() {
 	a.gone = true
 	if a.fetch != nil {
 		a.fetch.pager.Close()
 	}
-	return nil
 }
 
 // survivor is a sandbox that an earlier agent started, for package handover.
@@ -159,12 +167,14 @@ func (s survivor) Discard() error { return nil }
 // statusCreated is the status of a sandbox that was not started.
 const statusCreated = "created"
 
-// release ends a fetch that is over.
+// release ends a fetch that is over. It may be called twice.
 func (a *arrival) release() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.fetch.pager.Close()
-	a.fetch = nil
+	if a.fetch != nil {
+		a.fetch.pager.Close()
+		a.fetch = nil
+	}
 }
 
 // endPatience is how long a sandbox process may take to end whose kernel has gone.

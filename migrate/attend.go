@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
+	"github.com/sbxmigrate/sbxmigrate/migrate/handover"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 )
 
@@ -22,6 +24,9 @@ const (
 	// between two.
 	redialTimeout  = 3 * time.Second
 	redialInterval = 300 * time.Millisecond
+	// stallPatience is how long a target that answers may get on with nothing before a
+	// person has to decide: its fetch has failed, or its kernel asks for nothing any more.
+	stallPatience = time.Minute
 )
 
 // pageService serves missing pages over whatever connections there are.
@@ -36,6 +41,8 @@ type pageService struct {
 	patience time.Duration
 	// renewed is told of lanes that replace others.
 	renewed func(*lanes)
+	// advanced, if not nil, is told when the target gets on.
+	advanced func()
 
 	server *server // nil while there are no connections
 }
@@ -70,10 +77,47 @@ func (p *pageService) failed() <-chan struct{} {
 	return p.server.failed
 }
 
+// compared returns how often the server went on with comparing what has come, over the
+// connections at hand.
+func (p *pageService) compared() uint64 {
+	if p.server == nil {
+		return 0
+	}
+	return p.server.compared.Load()
+}
+
+// advance is how far a target has got.
+type advance struct {
+	missing  uint64    // the fewest pages that it lacked
+	compared uint64    // of the page service
+	at       time.Time // when one of them last changed, or there was no connection
+}
+
+// note takes how far a target is now, and says whether that is farther.
+func (a *advance) note(missing, compared uint64, now time.Time) bool {
+	farther := missing < a.missing || compared > 0 && compared != a.compared
+	a.missing, a.compared = min(a.missing, missing), compared
+	if farther {
+		a.at = now
+	}
+	return farther
+}
+
+// check is an error for a person where a target has been at the same place for too long.
+func (a *advance) check(now time.Time) error {
+	if now.Sub(a.at) < stallPatience {
+		return nil
+	}
+	return fmt.Errorf("%w: target still lacks %d pages, none of them has come for %v: see its log, then resolve the migration on both hosts",
+		handover.ErrOperator, a.missing, stallPatience)
+}
+
 // attend serves missing pages until the target says that it lacks none, or says
-// something else. When the link is lost it connects again, as often as it takes.
+// something else. When the link is lost it connects again, as often as it takes. A
+// target that answers and gets on with nothing is a handover.ErrOperator.
 func (c *counterpart) attend(ctx context.Context, id attempt.ID, epoch attempt.Epoch) (attempt.Standing, error) {
 	heard := time.Now()
+	far := advance{missing: math.MaxUint64, at: heard}
 	for {
 		answer, err := c.poll(ctx, id, epoch)
 		for err == nil && answer != nil {
@@ -81,6 +125,12 @@ func (c *counterpart) attend(ctx context.Context, id attempt.ID, epoch attempt.E
 			c.heard(answer)
 			if answer.Standing != attempt.Incomplete {
 				return answer.Standing, nil
+			}
+			if far.note(answer.PagesMissing, c.pages.compared(), heard) && c.pages.advanced != nil {
+				c.pages.advanced()
+			}
+			if err := far.check(heard); err != nil {
+				return "", err
 			}
 			if err = c.ensureServing(ctx, id); err == nil {
 				answer, err = c.news(ctx, pollInterval)
@@ -100,6 +150,7 @@ func (c *counterpart) attend(ctx context.Context, id attempt.ID, epoch attempt.E
 		case <-ctx.Done():
 		case <-time.After(redialInterval):
 		}
+		far.at = time.Now() // a lost connection is no reason to give up
 	}
 }
 

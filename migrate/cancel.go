@@ -48,6 +48,12 @@ func (c *Canceller) begin(ctx context.Context) (context.Context, context.CancelC
 	return ctx, cancel
 }
 
+func (c *Canceller) isCancelled() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cancelled
+}
+
 // commit ends the time for cancelling, unless it was used.
 func (c *Canceller) commit() error {
 	c.mu.Lock()

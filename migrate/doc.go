@@ -37,7 +37,8 @@
 // # Invariants
 //
 // After post-copy a page is placed once, and only while the kernel asks for it (fetch). The source's copy is destroyed only after both
-// sides have the same sum of all pages that were fetched.
+// sides have the same sum of all pages that this run of the target's agent has fetched. What an agent before it fetched, and its kernel had
+// taken, the guest may have changed: that is not compared again, and where it was everything, nothing is.
 //
 // A phase follows another only as the table in phase.go allows. Each moment of a migration belongs to exactly one phase,
 // so the times of the phases sum to the total, to the nanosecond.

@@ -105,6 +105,9 @@ func (f *fetch) listen() {
 			err = errKernelGone
 		}
 		f.finish(err)
+		if errors.Is(err, errKernelGone) {
+			f.pager.Close() // whoever keeps the fetch need not keep that memory
+		}
 		return
 	}
 }
@@ -115,6 +118,7 @@ func (f *fetch) finish(err error) {
 	case <-f.over:
 	default:
 		f.err = err
+		f.staged = nil
 		close(f.over)
 		f.moved.Broadcast()
 	}
@@ -156,7 +160,8 @@ func (f *fetch) want(n checkpoint.Need) error {
 	if open.left > 0 {
 		return nil
 	}
-	return f.pager.Answer(n.ID)
+	f.pager.Answer(n.ID) // a kernel that is gone is noticed by listen
+	return nil
 }
 
 // place takes the pages of a frame.
@@ -178,23 +183,26 @@ func (f *fetch) place(records []wire.PageRecord) error {
 // take places or stages pages that have come; data is nil for zeros. The caller
 // holds mu.
 func (f *fetch) take(start, end uint64, data []byte) error {
+	if f.loaded || f.isOver() {
+		return nil // the guest freed it meanwhile: it is of no use, and not on the list of what came
+	}
 	for next := start; start < end; start = next {
-		known, needed := !f.missing.Has(start), f.needs[start] != nil
-		for next = start + 1; next < end && !f.missing.Has(next) == known && (f.needs[next] != nil) == needed; next++ {
+		due, needed := f.due(start), f.needs[start] != nil
+		for next = start + 1; next < end && f.due(next) == due && (f.needs[next] != nil) == needed; next++ {
 		}
 		var piece []byte
 		if data != nil {
 			size := (next - start) * pages.PageSize
 			piece, data = data[:size], data[size:]
 		}
-		if known {
-			continue // it came before, and may be the guest's by now
+		if !due {
+			continue
 		}
 		if needed {
 			if err := f.write(start, next, piece); err != nil {
 				return err
 			}
-		} else if !f.loaded {
+		} else {
 			f.stage(start, next, piece)
 		}
 		f.note(start, next, piece)
@@ -203,6 +211,12 @@ func (f *fetch) take(start, end uint64, data []byte) error {
 		}
 	}
 	return nil
+}
+
+// due says whether a page is to be taken when it comes. One that came before may be the
+// guest's by now, and what nobody asked for has no bound. The caller holds mu.
+func (f *fetch) due(page uint64) bool {
+	return f.missing.Has(page) && (f.needs[page] != nil || f.plan.asked.Has(page))
 }
 
 // write puts pages into the kernel's memory. The caller holds mu.
@@ -253,12 +267,16 @@ func (f *fetch) answer(start, end uint64) {
 }
 
 // compare takes the source's sum of all that has come.
-func (f *fetch) compare(source wire.Digest) {
+func (f *fetch) compare(source wire.Digest) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !f.loaded {
+		return errors.New("a sum comes before it was asked for")
+	}
 	if own := f.sum.Digest(); own != source {
 		f.finish(fmt.Errorf("%w: %d pages sum to %v, its to %v", errSumDiffers, f.came.Count(), own, source))
-		return
+		return nil
 	}
 	f.finish(nil)
+	return nil
 }

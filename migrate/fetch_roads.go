@@ -178,7 +178,7 @@ func (f *fetch) frame(fr wire.Frame) error {
 	case wire.TypeSum:
 		sum, err := wire.ParseSum(fr.Payload)
 		if err == nil {
-			f.compare(sum)
+			err = f.compare(sum)
 		}
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,8 +24,11 @@ type fakeKernel struct {
 	needs  chan checkpoint.Need // closed: the kernel is gone
 	loaded chan struct{}        // closed: it has everything
 
+	unreachable error // of Answer
+
 	mu       sync.Mutex
 	answered map[uint32]bool // guarded by mu
+	closed   bool            // so is this
 	changed  sync.Cond       // its lock is mu
 }
 
@@ -51,11 +55,22 @@ func (k *fakeKernel) Answer(id uint32) error {
 	defer k.mu.Unlock()
 	k.answered[id] = true
 	k.changed.Broadcast()
-	return nil
+	return k.unreachable
 }
 
 func (k *fakeKernel) Memory() *os.File { return k.memory }
-func (k *fakeKernel) Close()           {}
+
+func (k *fakeKernel) Close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.closed = true
+}
+
+func (k *fakeKernel) isClosed() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.closed
+}
 
 // ask makes a request and waits until it is answered.
 func (k *fakeKernel) ask(id uint32, first, count uint64) {
@@ -140,12 +155,23 @@ func TestFetchNeverOverwritesWhatTheGuestHas(t *testing.T) {
 	wantFill(t, k.memory, 9, 0, "it was never missing")
 }
 
+// askFor does as if pages had been asked of the source.
+func askFor(f *fetch, first, count uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.plan.ask(wire.Range{Page: first, Count: count})
+}
+
 // A page that the kernel has not asked for may belong to something else by now: it is not placed before that.
 func TestFetchPlacesNothingUnasked(t *testing.T) {
 	k := newFakeKernel(t)
 	f := newFetch(k, setOfRange(10, 20))
-	if err := f.place([]wire.PageRecord{recordOf(10, 3, 1), recordOf(13, 1, 0)}); err != nil {
+	askFor(f, 10, 4)
+	if err := f.place([]wire.PageRecord{recordOf(10, 3, 1), recordOf(13, 1, 0), recordOf(14, 1, 1)}); err != nil {
 		t.Fatal(err)
+	}
+	if len(f.staged) != 4 {
+		t.Errorf("%d pages are staged, want the 4 that the source was asked for", len(f.staged))
 	}
 	wantFill(t, k.memory, 10, 0, "nobody asked for it yet")
 	guest := bytes.Repeat([]byte{9}, pages.PageSize)
@@ -276,6 +302,7 @@ func TestFetchComparesWhatCame(t *testing.T) {
 	k := newFakeKernel(t)
 	r := &fetchRoad{t: t, source: testMemory(t)}
 	r.fetch = newFetch(k, setOfRange(0, 32))
+	askFor(r.fetch, 3, 1)
 	if err := r.fetch.place([]wire.PageRecord{recordOf(3, 1, 7)}); err != nil { // the source has zeros there
 		t.Fatal(err)
 	}
@@ -288,10 +315,46 @@ func TestFetchComparesWhatCame(t *testing.T) {
 	}
 }
 
+// What was on its way when the guest freed it is not compared: the list of what came has been sent.
+func TestFetchComparesNothingThatCameTooLate(t *testing.T) {
+	k := newFakeKernel(t)
+	f := newFetch(k, setOfRange(0, 32))
+	askFor(f, 0, 32)
+	if err := f.place([]wire.PageRecord{recordOf(0, 8, 7)}); err != nil {
+		t.Fatal(err)
+	}
+	listed := f.sum.Digest()
+	close(k.loaded)
+	eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.loaded })
+	if err := f.place([]wire.PageRecord{recordOf(8, 8, 7)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.compare(listed); err != nil {
+		t.Fatal(err)
+	}
+	if <-f.over; f.err != nil {
+		t.Fatal(f.err)
+	}
+}
+
 // A kernel that ends before it has its memory ends the fetch, which is no success.
 func TestFetchOfAKernelThatEnds(t *testing.T) {
 	k := newFakeKernel(t)
 	f := newFetch(k, setOfRange(0, 32))
+	close(k.needs)
+	<-f.over
+	if !errors.Is(f.err, errKernelGone) {
+		t.Fatal(f.err)
+	}
+	eventually(t, k.isClosed)
+}
+
+// So does one that ends between its request and the answer.
+func TestFetchOfAKernelThatEndsUnanswered(t *testing.T) {
+	k := newFakeKernel(t)
+	f := newFetch(k, setOfRange(0, 32))
+	k.unreachable = syscall.EPIPE
+	k.needs <- checkpoint.Need{ID: 0, Runs: []image.Run{{First: 40, Count: 1}}} // nothing is missing there
 	close(k.needs)
 	<-f.over
 	if !errors.Is(f.err, errKernelGone) {
@@ -307,6 +370,7 @@ func TestFetchRefuses(t *testing.T) {
 		"a duplicate":            {Type: wire.TypePages, Payload: append([]byte{3, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0}, 7, 0, 0, 0, 0, 0, 0, 0)},
 		"a punch":                {Type: wire.TypePunch, Payload: wire.AppendRanges(nil, []wire.Range{{Page: 1, Count: 1}})},
 		"kernel state":           {Type: wire.TypeState, Payload: []byte("state")},
+		"a sum unasked":          {Type: wire.TypeSum, Payload: make([]byte, 32)},
 		"half a sum":             {Type: wire.TypeSum, Payload: make([]byte, 8)},
 	} {
 		f := newFetch(newFakeKernel(t), setOfRange(0, 32))

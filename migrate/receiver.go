@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,9 +90,10 @@ func (r *Receiver) enter(ctx context.Context, s *agent.Session) (_ context.Conte
 // keepArrival keeps a sandbox that runs here while memory is missing for the next
 // connection of its attempt. It returns false where there is no need.
 func (r *Receiver) keepArrival(id attempt.ID, a *arrival) bool {
-	if !a.fetching() {
+	if a.fetching() == nil {
 		return false
 	}
+	r.dropDecided()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.kept == nil {
@@ -105,6 +107,21 @@ func (r *Receiver) keptArrival(id attempt.ID) *arrival {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.kept[id]
+}
+
+// dropDecided drops the kept sandboxes whose attempt is over without another
+// connection: an operator has decided about it.
+func (r *Receiver) dropDecided() {
+	r.mu.Lock()
+	kept := maps.Clone(r.kept)
+	r.mu.Unlock()
+	for id, a := range kept {
+		h, err := journal.Read(r.Journals, a.sb.ID)
+		if err == nil && h.Last(id).State != journal.Started {
+			r.dropArrival(id)
+			a.release()
+		}
+	}
 }
 
 func (r *Receiver) dropArrival(id attempt.ID) {

@@ -87,16 +87,13 @@ func (r *Receiver) recover(ctx context.Context, id string) error {
 		return err
 	}
 	// One turn: what is not over by then is looked at again, and meanwhile an operator
-	// can have the journal. It lasts as long as pages are served.
+	// can have the journal. It lasts as long as the target gets on.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	turn := time.AfterFunc(2*answerTimeout, func() { cancel(context.DeadlineExceeded) })
 	defer turn.Stop()
-	other.heard = func(m *wire.Standing) {
-		if m.PagesMissing > 0 {
-			turn.Reset(2 * answerTimeout)
-		}
-	}
+	other.heard = func(*wire.Standing) {}
+	other.pages.advanced = func() { turn.Reset(2 * answerTimeout) }
 	defer other.pages.close()
 	source := &handover.Source{
 		Journal: j, Counterpart: other,

@@ -20,9 +20,10 @@ func (t *target) leaveMissing(missing *pages.Set) error {
 	if err != nil {
 		return err
 	}
-	t.arrival.fetch = newFetch(pager, missing)
-	t.inbox.fetch.Store(t.arrival.fetch)
-	return t.arrival.fetch.attach(t.conns)
+	f := newFetch(pager, missing)
+	t.arrival.fetch = f
+	t.inbox.fetch.Store(f)
+	return f.attach(t.conns)
 }
 
 // rejoin serves a source that comes back after its commit, with what is left of
@@ -33,13 +34,13 @@ func (t *target) rejoin(ctx context.Context) error {
 	if err := t.find(ctx, id); err != nil {
 		return err
 	}
-	if t.arrival.fetching() {
+	if f := t.arrival.fetching(); f != nil {
 		meeting, err := t.session.ExpectData(int(t.hello.DataConnections))
 		if err != nil {
 			return err
 		}
 		defer meeting.Close()
-		t.lanes.Go(func() { t.fetchOver(ctx, meeting) })
+		t.lanes.Go(func() { t.fetchOver(ctx, f, meeting) })
 	}
 	if err := t.session.Conn.SetDeadline(time.Time{}); err != nil {
 		return err
@@ -84,39 +85,34 @@ func attachPatiently(ctx context.Context, s survivor) (*checkpoint.Pager, *pages
 	}
 }
 
-// fetchOver lets the fetch go on over the connections that come, until they end.
-func (t *target) fetchOver(ctx context.Context, meeting *wire.Meeting) {
+// fetchOver lets a fetch go on over the connections that come, until they or ctx end.
+func (t *target) fetchOver(ctx context.Context, f *fetch, meeting *wire.Meeting) {
 	conns, err := meeting.Wait(ctx)
 	if err != nil {
 		return
 	}
-	defer context.AfterFunc(ctx, func() {
-		for _, conn := range conns {
-			conn.Close()
-		}
-	})()
 	for _, conn := range conns {
 		t.lanes.Go(func() {
-			err := t.arrival.fetch.lane(conn)
+			defer context.AfterFunc(ctx, func() { conn.Close() })()
+			err := f.lane(conn)
 			t.log.Info("data connection ended", "sandbox", t.id, "error", err)
 			conn.Close()
 		})
 	}
-	if err := t.arrival.fetch.attach(conns); err != nil {
+	if err := f.attach(conns); err != nil {
 		t.log.Warn("missing pages cannot be asked for", "sandbox", t.id, "error", err)
 	}
 }
 
 // fetchStanding says how a sandbox stands whose pages are being fetched, now and
 // when that is over.
-func (t *target) fetchStanding(ctx context.Context, epoch attempt.Epoch, took time.Duration) error {
-	f := t.arrival.fetch
+func (t *target) fetchStanding(ctx context.Context, f *fetch, epoch attempt.Epoch, took time.Duration) error {
 	t.watch.Do(func() {
 		t.log.Info("sandbox runs here now, and fetches memory", "sandbox", t.id, "pages", f.left())
 		t.lanes.Go(func() {
 			select {
 			case <-f.over:
-				if err := t.fetched(ctx, epoch); err != nil {
+				if err := t.fetched(ctx, f, epoch); err != nil {
 					t.log.Error("missing pages", "sandbox", t.id, "error", err)
 				}
 			case <-ctx.Done():
@@ -128,9 +124,9 @@ func (t *target) fetchStanding(ctx context.Context, epoch attempt.Epoch, took ti
 	})
 }
 
-// fetched ends the fetch on this host, and says how the sandbox stands then.
-func (t *target) fetched(ctx context.Context, epoch attempt.Epoch) error {
-	ctx, id, err := context.WithoutCancel(ctx), t.session.Attempt(), t.arrival.fetch.err
+// fetched ends a fetch that is over on this host, and says how the sandbox stands then.
+func (t *target) fetched(ctx context.Context, f *fetch, epoch attempt.Epoch) error {
+	ctx, id, err := context.WithoutCancel(ctx), t.session.Attempt(), f.err
 	standing := attempt.Complete
 	switch {
 	case errors.Is(err, errKernelGone):

@@ -83,6 +83,29 @@ func (r *Report) SetTiming(t Timing) {
 	r.Total, r.Downtime = t.Total().Nanoseconds(), t.Downtime().Nanoseconds()
 }
 
+// addAttempt accounts for an attempt before this one, which came to nothing: its times count as those of this one
+// do.
+func (r *Report) addAttempt(before Report) {
+	var phases []PhaseTime
+	for _, p := range workPhases {
+		took, entered := int64(0), false
+		for _, list := range [][]PhaseTime{before.Phases, r.Phases} {
+			for _, one := range list {
+				if one.Phase == p {
+					took, entered = took+one.Nanoseconds, true
+				}
+			}
+		}
+		if entered {
+			phases = append(phases, PhaseTime{Phase: p, Nanoseconds: took})
+		}
+	}
+	r.Began, r.Phases = before.Began, phases
+	r.Total += before.Total
+	r.Downtime += before.Downtime
+	r.WireBytes += before.WireBytes
+}
+
 // Check says whether a report agrees with itself: phases sum to the total and to the downtime, and all numbers are some.
 func (r *Report) Check() error {
 	if r.Version != ReportVersion {

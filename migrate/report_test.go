@@ -180,3 +180,21 @@ func TestETA(t *testing.T) {
 		}
 	}
 }
+
+// A report of two attempts accounts for the time of both, and still agrees with itself.
+func TestReportOfASecondAttempt(t *testing.T) {
+	report := func(phases ...PhaseTime) Report {
+		r := Report{Version: ReportVersion, WireBytes: 10}
+		r.SetTiming(Timing{Phases: phases, Outcome: Done, Began: time.Unix(int64(len(phases)), 0)})
+		return r
+	}
+	first := report(PhaseTime{Plan, 1}, PhaseTime{Rounds, 2}, PhaseTime{Pause, 3})
+	r := report(PhaseTime{Plan, 10}, PhaseTime{Rounds, 20}, PhaseTime{Pause, 30}, PhaseTime{State, 40}, PhaseTime{Announce, 50})
+	r.addAttempt(first)
+	if err := r.Check(); err != nil {
+		t.Error(err)
+	}
+	if r.Total != 156 || r.Downtime != 73 || r.WireBytes != 20 || !r.Began.Equal(first.Began) {
+		t.Errorf("%+v", r)
+	}
+}

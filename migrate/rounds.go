@@ -112,10 +112,14 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 		case convergence.ActionRound:
 			past = append(past, remaining)
 		case convergence.ActionThrottle:
-			// What earlier rounds found says nothing about those of a slower sandbox.
-			past = nil
-			if err := s.throttle(ctx, d.ThrottlePercent); err != nil {
+			throttled, err := s.throttle(ctx, d.ThrottlePercent)
+			if err != nil {
 				return err
+			}
+			past = append(past, remaining)
+			if throttled {
+				// What earlier rounds found says nothing about those of a slower sandbox.
+				past = nil
 			}
 		default:
 			return fmt.Errorf("%w: %s after %d rounds, a stop now would take about %v",
@@ -132,13 +136,20 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 	}
 }
 
-// throttle takes time from the sandbox, from now to the stop or the end of the migration.
-func (s *source) throttle(ctx context.Context, percent int) error {
-	if err := s.live.Throttle(ctx, percent); err != nil {
-		return fmt.Errorf("throttle sandbox by %d %%: %w", percent, err)
+// throttle takes time from the sandbox, from now to the stop or the end of the migration. Where
+// that is not possible it says so, and is not tried again.
+func (s *source) throttle(ctx context.Context, percent int) (throttled bool, err error) {
+	unsupported, err := s.live.Throttle(ctx, percent)
+	if err != nil {
+		return false, fmt.Errorf("throttle sandbox by %d %%: %w", percent, err)
+	}
+	if unsupported != "" {
+		s.opts.Budget.MaxThrottlePercent = 0
+		s.report.Warnings = append(s.report.Warnings, "the sandbox is not throttled: "+unsupported)
+		return false, nil
 	}
 	s.last.ThrottlePercent = percent
-	return nil
+	return true, nil
 }
 
 // remaining returns how much memory a stop would have to send now. Where pages

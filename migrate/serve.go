@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
@@ -17,8 +18,9 @@ type server struct {
 	filePages uint64
 	lanes     *lanes
 
-	failed chan struct{} // closed when a connection has ended
-	once   sync.Once
+	compared atomic.Uint64 // counts pieces of memory that were summed for the target
+	failed   chan struct{} // closed when a connection has ended
+	once     sync.Once
 }
 
 // serve begins to answer on all lanes.
@@ -88,6 +90,7 @@ func (s *server) compare(on int, listed []wire.Range, payload, buffer []byte) er
 	}
 	var sum wire.PageSum
 	err = s.read(listed, buffer, func(first uint64, data []byte) error {
+		s.compared.Add(1)
 		for i := range len(data) / pages.PageSize {
 			h := pages.HashPage(data[i*pages.PageSize:][:pages.PageSize])
 			sum.Add(memoryStream, first+uint64(i), wire.Digest(h.Bytes()))

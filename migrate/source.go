@@ -95,17 +95,22 @@ func Migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options) (Report, er
 	if opts.Bundle == "" {
 		opts.Bundle = sb.Bundle
 	}
-	report, err := migrate(ctx, sb, opts)
-	if errors.Is(err, errNewSession) {
+	report, again, err := migrate(ctx, sb, opts, true)
+	if again {
 		// The next plan knows the process. A sandbox that starts one all the time may prevent that once more.
-		report, err = migrate(ctx, sb, opts)
-		report.Warnings = append(report.Warnings, "it was moved in a second attempt: during the first, a process was started inside by exec")
+		first := report
+		report, _, err = migrate(ctx, sb, opts, false)
+		report.addAttempt(first)
+		if err == nil {
+			report.Warnings = append(report.Warnings, "it was moved in a second attempt: during the first, a process was started inside by exec")
+		}
 	}
 	return report, err
 }
 
-// migrate makes one attempt. opts is complete.
-func migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options) (Report, error) {
+// migrate makes one attempt. opts is complete. Where retry is possible and makes
+// sense, it says so instead of telling the end.
+func migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options, retry bool) (_ Report, again bool, err error) {
 	s := &source{
 		sb: sb, opts: opts, machine: NewMachine(Source),
 		to: whereTo{identity: opts.Identity, peer: opts.Peer, address: opts.Address},
@@ -114,17 +119,20 @@ func migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options) (Report, er
 			Mode: string(opts.Mode), Codec: opts.Codec.String(), Rounds: []RoundReport{}, Warnings: []string{},
 		},
 	}
-	err := s.run(ctx)
+	err = s.run(ctx)
 	if err != nil && !s.machine.Phase().Final() {
 		s.finish(Aborted, err)
 	}
 	s.report.WireBytes = s.wireBytes()
 	s.report.SetTiming(s.machine.Timing())
-	s.tell(s.report.Reason)
+	again = retry && errors.Is(err, errNewSession) && s.resumed && ctx.Err() == nil && !opts.Canceller.isCancelled()
+	if !again {
+		s.tell(s.report.Reason)
+	}
 	if err != nil {
 		err = fmt.Errorf("migrate sandbox %q to %s: %w", sb.ID, opts.Peer.Name, err)
 	}
-	return s.report, err
+	return s.report, again, err
 }
 
 // source is a migration under way, from the source's side.
@@ -160,6 +168,7 @@ type source struct {
 	lanesBefore uint64
 	// stopForwarding ends the forwarding of frames, and returns when it has ended.
 	stopForwarding func()
+	resumed        bool  // an abort went well
 	last           Event // the newest progress, without its time
 }
 
@@ -262,14 +271,19 @@ func (s *source) peer() handover.Peer {
 // abort takes back everything before the commit. It returns the cause.
 func (s *source) abort(ctx context.Context, cause error) error {
 	ctx = context.WithoutCancel(ctx)
-	s.stopForwarding()
 	if s.link != nil {
 		// It need not arrive: the end of the connection says the same.
 		s.link.control.Send(&wire.Abort{Reason: firstBytes(cause.Error(), wire.MaxTextBytes)})
 		s.link.close()
 	}
+	if s.lanes != nil {
+		s.lanes.close() // a target that does not read must not keep the forwarding, which the sandbox waits for
+	}
+	s.stopForwarding()
 	if _, err := s.handover.Abort(ctx, s.id, cause.Error()); err != nil {
 		cause = errors.Join(cause, fmt.Errorf("resume: %w", err))
+	} else {
+		s.resumed = true
 	}
 	s.finish(Aborted, cause)
 	return cause

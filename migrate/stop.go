@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -76,9 +77,31 @@ func (s *source) stop(ctx context.Context) error {
 	return s.awaitPrepared(ctx, totals)
 }
 
+// errPagesLost is why a source does not wait for its target to be prepared: nobody can
+// ask it for pages any more.
+var errPagesLost = errors.New("data connection ended before the target was prepared")
+
+// refusalPatience is how much later than the end of its connections a target's refusal
+// may come.
+const refusalPatience = time.Second
+
 func (s *source) awaitPrepared(ctx context.Context, totals wire.Totals) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, preparedTimeout, errNotPrepared)
 	defer cancel()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	if s.pages != nil {
+		// The target may need pages to be prepared.
+		failed := s.pages.failed()
+		go func() {
+			select {
+			case <-failed:
+				// If it has refused, that says more, and comes at once.
+				time.AfterFunc(refusalPatience, func() { end(errPagesLost) })
+			case <-ctx.Done():
+			}
+		}()
+	}
 	if _, err := expect[*wire.Announced](ctx, s.link); err != nil {
 		return err
 	}

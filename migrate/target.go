@@ -343,8 +343,8 @@ func (t *target) standing(ctx context.Context, question func(context.Context, at
 		}
 		return t.session.Control.Send(m)
 	}
-	if t.arrival.fetching() && (standing == attempt.Incomplete || standing == attempt.Lost) {
-		return t.fetchStanding(ctx, epoch, time.Since(began))
+	if f := t.arrival.fetching(); f != nil && (standing == attempt.Incomplete || standing == attempt.Lost) {
+		return t.fetchStanding(ctx, f, epoch, time.Since(began))
 	}
 	if standing != attempt.Incomplete {
 		return say(standing)

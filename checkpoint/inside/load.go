@@ -45,8 +45,7 @@ func Load(l *boot.Loading) (*kernel.Kernel, error) {
 	}
 	state, metadata, pages := l.Files[0], l.Files[1], l.Files[2]
 	defer state.Close()
-	reader := newPageReader(pages, standby)
-	reader.whole = whole
+	reader := newPageReader(pages, standby, whole)
 	arriving.Store(reader)
 	loader := kernel.NewAsyncMFLoader(bufferedReader(metadata), reader, l.MemoryFile, nil)
 

@@ -20,7 +20,7 @@ const (
 	MethodArm      = "Checkpoint.Arm"      // ArmArgs → ArmResult
 	MethodCollect  = "Checkpoint.Collect"  // None → PageRanges
 	MethodMapped   = "Checkpoint.Mapped"   // None → PageRanges
-	MethodThrottle = "Checkpoint.Throttle" // ThrottleArgs → None
+	MethodThrottle = "Checkpoint.Throttle" // ThrottleArgs → ThrottleResult
 	MethodRelease  = "Checkpoint.Release"  // ReleaseArgs → None
 	MethodFrames   = "Checkpoint.Frames"   // None → FrameList
 	MethodInject   = "Checkpoint.Inject"   // FrameList → None

@@ -1,6 +1,7 @@
 package inside
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -46,7 +47,7 @@ const (
 	// page waits for no more than that.
 	MaxRequestBytes = 128 << 10
 	// wholeBytes bounds it where nobody waits, since all pages are there before
-	// the kernel runs. The kernel's work for a request would otherwise lengthen
+	// the kernel runs: a standby that was told so takes no AnswerMissing. The kernel's work for a request would otherwise lengthen
 	// the stop with the size of its memory.
 	wholeBytes = 1 << 30
 	// MaxRequests bounds the requests under way at once.
@@ -63,7 +64,8 @@ const (
 // pageReader is a stateio.AsyncReader that reads no page: it asks the pager to
 // place each range in the memory file.
 type pageReader struct {
-	// whole says that all pages come at once, by AnswerAll.
+	// whole says that all pages come at once, by AnswerAll. It forbids
+	// AnswerMissing: its requests are too large to wait for.
 	whole bool
 
 	mu   sync.Mutex
@@ -93,9 +95,9 @@ type askedPages struct {
 }
 
 // newPageReader makes a reader. With standby, the pager says what is missing
-// before anything is asked for.
-func newPageReader(socket *os.File, standby bool) *pageReader {
-	r := &pageReader{socket: socket, held: standby}
+// before anything is asked for, and with whole that is nothing.
+func newPageReader(socket *os.File, standby, whole bool) *pageReader {
+	r := &pageReader{socket: socket, held: standby, whole: whole}
 	r.cond.L = &r.mu
 	go r.receive(socket)
 	return r
@@ -229,8 +231,10 @@ func (r *pageReader) Wait(cs []stateio.Completion, minCompletions int) ([]statei
 
 // receive takes in a pager's answers until the connection ends.
 func (r *pageReader) receive(socket *os.File) {
+	// What is missing comes in many small pieces, in the stop.
+	buffered := bufio.NewReaderSize(socket, 64<<10)
 	for {
-		err := r.answer(socket)
+		err := r.answer(buffered)
 		if err != nil {
 			r.mu.Lock()
 			r.lose(socket, err)
@@ -241,7 +245,7 @@ func (r *pageReader) receive(socket *os.File) {
 }
 
 // answer takes in one answer.
-func (r *pageReader) answer(socket *os.File) error {
+func (r *pageReader) answer(socket io.Reader) error {
 	var header [RequestHeaderBytes]byte
 	if _, err := io.ReadFull(socket, header[:]); err != nil {
 		return errors.New("pager went away")
@@ -257,7 +261,7 @@ func (r *pageReader) answer(socket *os.File) error {
 	defer r.mu.Unlock()
 	switch {
 	case id == AnswerAll || id == AnswerMissing:
-		r.learn(missing)
+		return r.learn(missing)
 	case id >= MaxRequests || len(r.asked[id].ranges) == 0:
 		return fmt.Errorf("pager answered request %d, which was never made", id)
 	default:
@@ -287,10 +291,14 @@ func readMissing(socket io.Reader, count uint32, missing *pages.Set) error {
 
 // learn takes in what is missing, and goes on with the requests that waited for
 // that. The caller holds mu.
-func (r *pageReader) learn(missing *pages.Set) {
+func (r *pageReader) learn(missing *pages.Set) error {
+	if r.whole && !missing.Empty() {
+		return fmt.Errorf("pager says that %d pages are missing, after it said that none would be", missing.Count())
+	}
 	r.missing, r.held = missing, false
 	r.lasting = !missing.Empty()
 	r.askAgain()
+	return nil
 }
 
 // askAgain goes on with every request under way. The caller holds mu.

@@ -41,6 +41,12 @@ type ThrottleArgs struct {
 	Percent int `json:"percent"`
 }
 
+// ThrottleResult says whether time is taken.
+type ThrottleResult struct {
+	// Unsupported says why not.
+	Unsupported string `json:"unsupported,omitempty"`
+}
+
 // FrameList is frames on their way from one gate to another.
 type FrameList struct {
 	Frames []network.Frame `json:"frames"`
@@ -86,8 +92,13 @@ func (c *Checkpoint) disarmWith(lifeline *os.File) {
 
 // Throttle takes time from the application. It is for after Arm, with whose
 // lifeline it ends.
-func (c *Checkpoint) Throttle(in *ThrottleArgs, _ *control.None) error {
-	return c.s.Tracker().Throttle(in.Percent)
+func (c *Checkpoint) Throttle(in *ThrottleArgs, out *ThrottleResult) error {
+	err := c.s.Tracker().Throttle(in.Percent)
+	if errors.Is(err, dirty.ErrUnsupported) {
+		out.Unsupported = err.Error()
+		return nil
+	}
+	return err
 }
 
 func (c *Checkpoint) unthrottle() {

@@ -125,6 +125,37 @@ func (silent) Query(context.Context, attempt.ID, attempt.Epoch) (attempt.Standin
 	return "", errLink
 }
 
+// A target that answers and will never have everything is not asked again.
+func TestStalledIsForTheOperator(t *testing.T) {
+	w := newWorld(t, 0, 0)
+	s := w.source()
+	id, _, err := s.Begin(peerB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.original.running, w.original.armed = false, true
+	s.Counterpart = stalled{}
+	if outcome, err := s.HandOver(context.Background(), id); outcome != "" || !errors.Is(err, ErrOperator) {
+		t.Fatal(outcome, err)
+	}
+	if outcome, _, err := s.Recover(context.Background()); outcome != "" || !errors.Is(err, ErrOperator) {
+		t.Fatal(outcome, err)
+	}
+	if w.original.running || w.original.gone {
+		t.Fatal("it was touched")
+	}
+}
+
+type stalled struct{}
+
+func (stalled) Commit(context.Context, attempt.ID, attempt.Epoch) (attempt.Standing, error) {
+	return "", ErrOperator
+}
+
+func (stalled) Query(context.Context, attempt.ID, attempt.Epoch) (attempt.Standing, error) {
+	return "", ErrOperator
+}
+
 func TestLostIsForTheOperator(t *testing.T) {
 	w := newWorld(t, 0, 0)
 	s := w.source()

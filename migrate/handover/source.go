@@ -20,7 +20,8 @@ type Original interface {
 	Destroy(ctx context.Context) error
 }
 
-// Counterpart is how the source reaches the target. An error means that nothing was heard. Either call may take a while
+// Counterpart is how the source reaches the target. An error means that nothing was heard, unless it is an ErrOperator: asking
+// again is of no use then. Either call may take a while
 // to wait for a standing that says more.
 type Counterpart interface {
 	Commit(ctx context.Context, id attempt.ID, epoch attempt.Epoch) (attempt.Standing, error)
@@ -86,7 +87,11 @@ func (s *Source) HandOver(ctx context.Context, id attempt.ID) (Outcome, error) {
 	if err := s.Journal.Append(follow(last, journal.HandedOver, "")); err != nil {
 		return s.Abort(ctx, id, fmt.Sprintf("journal: %v", err))
 	}
-	return s.settle(ctx, id, s.ask(ctx, s.Counterpart.Commit, last))
+	standing, err := s.ask(ctx, s.Counterpart.Commit, last)
+	if err != nil {
+		return "", fmt.Errorf("attempt %v is handed over: %w", id, err)
+	}
+	return s.settle(ctx, id, standing)
 }
 
 // Recover goes on with the attempt that was under way when the process before this one ended, if there is one: ok says
@@ -117,7 +122,10 @@ func (s *Source) settle(ctx context.Context, id attempt.ID, standing attempt.Sta
 			if action == journal.SendCommit {
 				how = s.Counterpart.Commit
 			}
-			standing = s.ask(ctx, how, last)
+			var err error
+			if standing, err = s.ask(ctx, how, last); err != nil {
+				return "", fmt.Errorf("attempt %v is %q here: %w", id, last.State, err)
+			}
 		case journal.Abort, journal.TakeBack, journal.Depart:
 			if err := insist(ctx, s.Journal, s.pause(), s.ending(last, action)); err != nil {
 				return "", fmt.Errorf("%s attempt %v: %w", action, id, err)
@@ -156,13 +164,16 @@ func outcomeOf(state journal.State) Outcome {
 // question is a method of Counterpart.
 type question func(context.Context, attempt.ID, attempt.Epoch) (attempt.Standing, error)
 
-// ask makes silence into attempt.Unreachable.
-func (s *Source) ask(ctx context.Context, how question, last journal.Record) attempt.Standing {
+// ask makes silence into attempt.Unreachable. Its error is an ErrOperator.
+func (s *Source) ask(ctx context.Context, how question, last journal.Record) (attempt.Standing, error) {
 	standing, err := how(ctx, last.Attempt, last.Epoch)
-	if err != nil {
-		return attempt.Unreachable
+	if errors.Is(err, ErrOperator) {
+		return "", err
 	}
-	return standing
+	if err != nil {
+		return attempt.Unreachable, nil
+	}
+	return standing, nil
 }
 
 func (s *Source) pause() pause {
