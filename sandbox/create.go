@@ -263,13 +263,13 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 	}
 	child, err := handOver(process, cfg, c.files, c.log)
 	if err != nil {
-		return nil, err
+		return nil, c.explain(err)
 	}
 	c.undoer(func() {
-		process.Kill()
-		process.Wait()
+		child.process.Kill()
+		child.process.Wait()
 	})
-	if c.record.Sandbox, err = identify(process.PID()); err != nil {
+	if c.record.Sandbox, err = identify(child.process.PID()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
 	}
 	c.adjustOOMScore()
