@@ -117,7 +117,8 @@ func TestPreparedProcessIsUsedOrEnded(t *testing.T) {
 			if all := append(sandboxProcesses(t, id), sandboxProcesses(t, label)...); len(all) != 1 {
 				t.Errorf("it has sandbox processes %v", all)
 			}
-			if out, err := exec.Command("sbxmigrate", "--root", state, "delete", "--force", id).CombinedOutput(); err != nil {
+			// In the foreground, it is deleted by its command.
+			if out, err := exec.Command("sbxmigrate", "--root", state, "kill", id, "KILL").CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
 			<-ended
@@ -163,5 +164,47 @@ func TestPreparedProcessDiesEarly(t *testing.T) {
 	}
 	if now := sandboxProcesses(t, id); len(now) != 1 || now[0] == early[0] {
 		t.Errorf("it has sandbox processes %v, the prepared one was %v", now, early)
+	}
+}
+
+// What the command's caller left open does not reach the sandbox process, whatever its number.
+func TestSandboxProcessInheritsNothing(t *testing.T) {
+	state, bundle := t.TempDir(), preparedBundle(t, nil)
+	t.Cleanup(func() { deleteAll(state) })
+	secret, err := os.Create(filepath.Join(t.TempDir(), "secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secret.Close()
+	id := fmt.Sprintf("inherits-%d", os.Getpid())
+	cmd := exec.Command("sbxmigrate", "--root", state, "run", "--detach", "--bundle", bundle, id)
+	cmd.ExtraFiles = make([]*os.File, spare.TableFD+100)
+	cmd.ExtraFiles[0], cmd.ExtraFiles[spare.TableFD+99] = secret, secret
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	pids := sandboxProcesses(t, id)
+	if len(pids) != 1 {
+		t.Fatalf("it has sandbox processes %v", pids)
+	}
+	dir := fmt.Sprintf("/proc/%d/fd", pids[0])
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("descriptors %v: %v", entries, err)
+	}
+	for _, entry := range entries {
+		if target, _ := os.Readlink(filepath.Join(dir, entry.Name())); target == secret.Name() {
+			t.Errorf("the sandbox process has the caller's file as descriptor %s", entry.Name())
+		}
+	}
+}
+
+// A limit on open files that is too low is named.
+func TestFileLimitIsNamed(t *testing.T) {
+	state, bundle := t.TempDir(), preparedBundle(t, nil)
+	t.Cleanup(func() { deleteAll(state) })
+	out, err := exec.Command("sh", "-c", `ulimit -n 512 && exec sbxmigrate "$@"`, "sh", "--root", state, "run", "--detach", "--bundle", bundle, "limited").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "limit of 512 open files (RLIMIT_NOFILE)") {
+		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -66,6 +66,23 @@ func Start(label, platform string, errors *os.File) (*Process, error) {
 	return &Process{process: process, socket: pair[0], label: label}, nil
 }
 
+// neededFiles is how high descriptor numbers become while a process is started: above
+// its table, the starting thread keeps the files that go into it.
+const neededFiles = TableFD + 16
+
+// CheckFileLimit refuses a limit on descriptors with which Start, or a gofer's start,
+// would fail for a bad descriptor.
+func CheckFileLimit() error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("read limit on open files: %w", err)
+	}
+	if limit.Cur < neededFiles {
+		return fmt.Errorf("limit of %d open files (RLIMIT_NOFILE) is too low for a sandbox process: allow at least %d", limit.Cur, neededFiles)
+	}
+	return nil
+}
+
 func attributes() *syscall.SysProcAttr {
 	nobody := []syscall.SysProcIDMap{{ContainerID: 0, HostID: nobodyID, Size: 1}}
 	return &syscall.SysProcAttr{

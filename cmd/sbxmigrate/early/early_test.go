@@ -13,6 +13,7 @@ func TestSandboxOf(t *testing.T) {
 	}{
 		{"run shell", "shell"},
 		{"--root /run/other --debug --log=x run --detach -b ./shell shell", "shell"},
+		{"--systemd-cgroup create --bundle ./shell shell", "shell"},
 		{"--log-format json create --bundle ./shell shell", "shell"},
 		{"restore --image /var/lib/images web2", "web2"},
 		{"restore --image /var/lib/images:web", ""},
