@@ -147,6 +147,12 @@ func TestPreparedProcessDiesEarly(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), awaitLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sbxmigrate", "--root", state, "run", "--detach", "--bundle", bundle, id)
+	output, err := os.Create(filepath.Join(t.TempDir(), "output"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	cmd.Stderr = output
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -155,12 +161,18 @@ func TestPreparedProcessDiesEarly(t *testing.T) {
 	if err := syscall.Kill(early[0], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	happens(t, "it has ended", func() bool { return len(sandboxProcesses(t, id)) == 0 })
+	happens(t, "it has ended, and nobody collects it", func() bool {
+		// Only when its last thread has gone its descriptors are closed.
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", early[0]))
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", early[0]))
+		return err == nil && strings.Contains(string(stat), ") Z ") && len(threads) == 1
+	})
 	if err := os.WriteFile(config, spec, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {
-		t.Fatalf("run: %v", err)
+		said, _ := os.ReadFile(output.Name())
+		t.Fatalf("run: %v: %s", err, said)
 	}
 	if now := sandboxProcesses(t, id); len(now) != 1 || now[0] == early[0] {
 		t.Errorf("it has sandbox processes %v, the prepared one was %v", now, early)
