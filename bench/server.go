@@ -101,8 +101,11 @@ func (v *server) work(what string, times int) (time.Duration, error) {
 		return 0, err
 	}
 	answer, err := bufio.NewReader(conn).ReadString('\n')
-	if err != nil || answer != "done\n" {
+	if err != nil {
 		return 0, fmt.Errorf("%s answers %q: %w", what, answer, err)
+	}
+	if answer != "done\n" {
+		return 0, fmt.Errorf("%s answers %q, want done", what, answer)
 	}
 	return time.Since(began) / time.Duration(times), nil
 }

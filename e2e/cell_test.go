@@ -29,7 +29,7 @@ type cell struct {
 
 	killed map[string]bool // hosts of which a fault ended the copy of the sandbox
 	missed bool            // there was nothing to strike
-	rearm  chan struct{}   // closed when fsyncs are quick again
+	rearm  func() error    // ends the repetition of slow fsyncs, once
 }
 
 func newCell(t *testing.T, m *matrix, point string, f fault, id string) *cell {

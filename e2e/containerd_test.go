@@ -49,7 +49,7 @@ func TestContainerd(t *testing.T) {
 		t.Errorf("it is %s after the pause", status)
 	}
 	c.mustCtr("task", "resume", "counter")
-	if usage := c.mustCtr("task", "metrics", "counter"); !strings.Contains(usage, "memory.usage_in_bytes") {
+	if usage := c.mustCtr("task", "metrics", "counter"); !strings.Contains(usage, "memory.usage") { // memory.usage_in_bytes with version 1 of cgroups
 		t.Errorf("metrics are %q", usage)
 	}
 
@@ -65,7 +65,9 @@ func TestContainerd(t *testing.T) {
 	}
 	eventually(t, "the restored container counts on", func() bool { return c.count("counter") > restored })
 	c.remove("counter")
-	if left, _ := os.ReadDir(filepath.Join(c.path("runc"), "default")); len(left) > 0 {
+	if left, err := os.ReadDir(filepath.Join(c.path("runc"), c.namespace)); err != nil {
+		t.Errorf("state directories: %v", err)
+	} else if len(left) > 0 {
 		t.Errorf("%d state directories are left, as %s", len(left), left[0].Name())
 	}
 }
@@ -74,12 +76,14 @@ func TestContainerd(t *testing.T) {
 type containerd struct {
 	*host
 	socket string
+	// namespace is what containerd calls one; cgroups and shims on this machine are named after it.
+	namespace string
 }
 
 func startContainerd(t *testing.T) *containerd {
 	t.Helper()
 	h := newHost(t)
-	c := &containerd{host: h, socket: h.path("c.sock")}
+	c := &containerd{host: h, socket: h.path("c.sock"), namespace: fmt.Sprintf("test-%d", os.Getpid())}
 	config := h.file("containerd.toml", fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
 		h.path("content"), h.path("run"), c.socket))
 	log, err := os.Create(h.path("containerd.log"))
@@ -89,7 +93,6 @@ func startContainerd(t *testing.T) *containerd {
 	defer log.Close()
 	daemon := exec.Command("containerd", "--config", config)
 	daemon.Stdout, daemon.Stderr = log, log
-	daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := daemon.Start(); err != nil {
 		t.Fatalf("start containerd: %v", err)
 	}
@@ -109,7 +112,7 @@ func (c *containerd) ctr(args ...string) result {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "ctr", append([]string{"--address", c.socket}, args...)...)
+	cmd := exec.CommandContext(ctx, "ctr", append([]string{"--address", c.socket, "--namespace", c.namespace}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.WaitDelay = 10 * time.Second // the shim may have inherited the pipes

@@ -92,27 +92,43 @@ func (c *cell) quicken() {
 // slowSync lets each fsync of a host's journals take long; where not everything is tested, the next one only.
 func (c *cell) slowSync(h *peerHost) {
 	f := c.m.failpoints[h.name]
-	f.slowSync(c.t, syncTakes)
-	c.rearm = make(chan struct{})
+	c.rearm = func() error { return nil }
+	if err := f.slowSync(syncTakes); err != nil {
+		c.t.Fatal(err)
+	}
 	if !*long {
 		return
 	}
-	go func() {
-		for {
-			select {
-			case <-c.rearm:
-				return
-			case <-time.After(100 * time.Millisecond):
-				if f.reached(syncPoint) {
-					f.release(syncPoint)
-					f.slowSync(c.t, syncTakes)
-				}
+	stop, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- f.slowEachSync(stop) }()
+	c.rearm = func() error {
+		close(stop)
+		return <-ended
+	}
+}
+
+// slowEachSync slows the next fsync whenever one has been slow, until stop is closed.
+func (f failpoints) slowEachSync(stop <-chan struct{}) error {
+	for {
+		select {
+		case <-stop:
+			return nil
+		case <-time.After(100 * time.Millisecond):
+			if !f.reached(syncPoint) {
+				continue
+			}
+			f.release(syncPoint)
+			if err := f.slowSync(syncTakes); err != nil {
+				return err
 			}
 		}
-	}()
+	}
 }
 
 func (c *cell) quickSync(h *peerHost) {
-	close(c.rearm)
+	// Nothing may arm the point again once it is released.
+	if err := c.rearm(); err != nil {
+		c.t.Error(err)
+	}
 	c.m.failpoints[h.name].release(syncPoint)
 }

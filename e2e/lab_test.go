@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/e2e/netlab"
 )
 
 // A lab is a bridge in a network namespace of its own, with machines on it that are namespaces too. They live as long as the test.
@@ -218,7 +220,7 @@ func connectFrom(ns *os.File, kind int, address string) (conn net.Conn, err erro
 		}
 		file := os.NewFile(uintptr(fd), address)
 		defer file.Close()
-		if err := syscall.Connect(fd, sockaddr); err != nil {
+		if err := netlab.Connect(fd, sockaddr); err != nil {
 			return err
 		}
 		conn, err = net.FileConn(file)

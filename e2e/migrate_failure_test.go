@@ -47,15 +47,12 @@ func (f failpoints) reached(point string) bool {
 }
 
 // slowSync lets the next fsync of a journal take its time.
-func (f failpoints) slowSync(t *testing.T, takes time.Duration) {
-	t.Helper()
+func (f failpoints) slowSync(takes time.Duration) error {
 	whole := filepath.Join(f.dir, "new")
 	if err := os.WriteFile(whole, []byte(takes.String()), 0o600); err != nil {
-		t.Fatal(err)
+		return err
 	}
-	if err := os.Rename(whole, filepath.Join(f.dir, syncPoint)); err != nil {
-		t.Fatal(err)
-	}
+	return os.Rename(whole, filepath.Join(f.dir, syncPoint))
 }
 
 // syncPoint is how package failpoint calls the fsync of a journal.

@@ -158,7 +158,8 @@ func TestMigrateLoadedRedis(t *testing.T) {
 			after := load.acknowledged.Load()
 			t.Logf("%.0f writes a second while it was to move", float64(after-before)/time.Since(began).Seconds())
 			eventually(t, "the client writes on", func() bool { return load.acknowledged.Load() > after+int64(perSecond) })
-			t.Logf("%d writes, longest gap %v", load.end(t), load.longestGap)
+			writes := load.end(t) // and only then its longest gap can be read
+			t.Logf("%d writes, longest gap %v", writes, load.longestGap)
 			load.wantAll(c)
 			if m.moves {
 				from.must("delete", "redis")

@@ -12,20 +12,23 @@ func TestMigrateThrottle(t *testing.T) {
 	b := torture(tortureRoot(t), "write")
 	p.a.run("writer", p.a.bundle("writer", b))
 	goesOnWith(p.a.host, "writer", tortureCounts)
-	// All that it changes, 4 MiB, takes longer than the budget.
-	slow := []string{"--bandwidth", "16", "--compress", "none", "--max-downtime", "150ms", "--bundle", p.b.bundle("writer", b)}
+	// All that it changes, 4 MiB, takes much longer than the budget.
+	bundle := p.b.bundle("writer", b)
+	slow := func(bandwidth string, more ...string) []string {
+		return append([]string{"--bandwidth", bandwidth, "--compress", "none", "--max-downtime", "150ms", "--bundle", bundle}, more...)
+	}
 
-	if r := p.a.migrate("writer", p.b, slow...); r.code == 0 || !strings.Contains(r.stderr, "E_NOT_CONVERGED") {
+	if r := p.a.migrate("writer", p.b, slow("8")...); r.code == 0 || !strings.Contains(r.stderr, "E_NOT_CONVERGED") {
 		t.Fatalf("the writer does not outrun the link: %v", r)
 	}
 	report := p.a.lastReport("writer")
 	last := report.Rounds[len(report.Rounds)-1]
-	if report.Outcome != "aborted" || last.Decision != "abort" || last.Reason != "stalled" {
+	if report.Outcome != "aborted" || last.Decision != "abort" || last.Reason != "stalled" && last.Reason != "timeout" {
 		t.Errorf("it did not move: %+v", report)
 	}
 	goesOnWith(p.a.host, "writer", tortureCounts)
 
-	report = p.a.mustMigrate("writer", p.b, append(slow, "--throttle", "95", "--verify")...)
+	report = p.a.mustMigrate("writer", p.b, slow("16", "--throttle", "95", "--verify")...)
 	throttled, steps := 0, 0
 	for i, r := range report.Rounds {
 		t.Logf("round %d: %+v", i+1, r)

@@ -23,7 +23,7 @@ func TestTracking(t *testing.T) {
 			p := newPair(t)
 			b := guest.Bundle{Args: []string{"/bin/sh", "-c", "while :; do /bin/busybox usleep 1000; done"}}
 			p.a.mustLaunch("churn", "run", "--detach", "--tracking", test.tracking, "--bundle", p.a.bundle("churn", b), "churn")
-			flags := []string{"--verify", "--max-downtime", "1ms", "--timeout", "2s", "--on-timeout", "stop", "--bundle", p.b.bundle("churn", b)}
+			flags := []string{"--verify", "--max-downtime", "1ms", "--timeout", "10s", "--on-timeout", "stop", "--bundle", p.b.bundle("churn", b)}
 			if test.refused != "" {
 				if r := p.a.migrate("churn", p.b, flags...); r.code == 0 || !strings.Contains(r.stderr, test.refused) {
 					t.Errorf("want a refusal because of %q: %v", test.refused, r)

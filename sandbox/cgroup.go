@@ -42,6 +42,7 @@ func (c *creation) startInCgroup(cfg *boot.Config) (*spare.Process, error) {
 	}
 	defer leave()
 	// Not the prepared process: what it has by now is charged to our own cgroup.
+	spare.Discard()
 	return spare.Start(cfg.ID, cfg.Platform, c.log)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/gofer"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // Sandbox is a sandbox on this host.
@@ -128,6 +129,9 @@ func (c *creation) run(ctx context.Context) (*Sandbox, error) {
 	}
 	if c.record.Platform == "" {
 		c.record.Platform = boot.DefaultPlatform
+	}
+	if err := spare.CheckFileLimit(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
 	}
 	if err := writeFile(filepath.Join(c.dir, specName), bundle.Spec); err != nil {
 		return nil, err
@@ -263,13 +267,13 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 	}
 	child, err := handOver(process, cfg, c.files, c.log)
 	if err != nil {
-		return nil, err
+		return nil, c.explain(err)
 	}
 	c.undoer(func() {
-		process.Kill()
-		process.Wait()
+		child.process.Kill()
+		child.process.Wait()
 	})
-	if c.record.Sandbox, err = identify(process.PID()); err != nil {
+	if c.record.Sandbox, err = identify(child.process.PID()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
 	}
 	c.adjustOOMScore()

@@ -24,13 +24,15 @@ type child struct {
 }
 
 // startProcess returns a sandbox process that waits for its files: the one that
-// the command has prepared, if it has the right platform, or a new one.
+// the command has prepared, if it is for this sandbox and its platform, or a new
+// one.
 func startProcess(cfg *boot.Config, log *os.File) (*spare.Process, error) {
 	if cfg.Platform == boot.DefaultPlatform {
-		if p := spare.Take(); p != nil {
+		if p := spare.Take(cfg.ID); p != nil {
 			return p, nil
 		}
 	}
+	spare.Discard()
 	return spare.Start(cfg.ID, cfg.Platform, log)
 }
 
@@ -39,7 +41,7 @@ func startProcess(cfg *boot.Config, log *os.File) (*spare.Process, error) {
 func handOver(process *spare.Process, cfg *boot.Config, files *boot.Files, log *os.File) (_ *child, err error) {
 	defer closeFiles(files)
 	defer func() {
-		if err != nil {
+		if err != nil && process != nil {
 			process.Kill()
 			process.Wait()
 		}
@@ -60,7 +62,16 @@ func handOver(process *spare.Process, cfg *boot.Config, files *boot.Files, log *
 	// The log is the caller's, closeFiles must not find it.
 	given := *files
 	given.Log = log
-	if err := process.Give(given.List()); err != nil {
+	err = process.Give(given.List())
+	if err != nil && process.Early() {
+		// It has ended, and told the terminal why. If that was not by chance, another says it in the log.
+		process.Kill()
+		process.Wait()
+		if process, err = spare.Start(cfg.ID, cfg.Platform, log); err == nil {
+			err = process.Give(given.List())
+		}
+	}
+	if err != nil {
 		ready.Close()
 		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
 	}

@@ -76,8 +76,12 @@ func (l *logger) write(level, message string, now time.Time) {
 	case l.file != nil:
 		fmt.Fprintf(l.w, "time=%q level=%s msg=%q\n", now.Format(time.RFC3339Nano), level, message)
 	default:
-		// A message may quote what a sandbox or another host said.
-		fmt.Fprintf(l.w, "%s: %s\n", level, printableLines(message))
+		// A message may quote what a sandbox, an image or another host said. Only errors have several lines of our own.
+		show := printableLines
+		if level == levelWarning {
+			show = printable
+		}
+		fmt.Fprintf(l.w, "%s: %s\n", level, show(message))
 	}
 }
 

@@ -126,7 +126,7 @@ func printNetwork(c *cli, plan *checkpoint.Plan) error {
 		fmt.Fprintln(table, "\nINTERFACE\tWHAT\tSAVED\tHERE")
 	}
 	for _, r := range plan.Network {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", r.Link, r.What, cmp.Or(r.Sandbox, "-"), cmp.Or(r.Host, "-"))
+		fmt.Fprintln(table, printable(fmt.Sprintf("%s\t%s\t%s\t%s", r.Link, r.What, cmp.Or(r.Sandbox, "-"), cmp.Or(r.Host, "-"))))
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -139,7 +139,7 @@ func printNetwork(c *cli, plan *checkpoint.Plan) error {
 		if f.Kept {
 			fate = "kept"
 		}
-		fmt.Fprintf(table, "%v\t%s\t%s\n", f.Connection, fate, f.Reason)
+		fmt.Fprintln(table, printable(fmt.Sprintf("%v\t%s\t%s", f.Connection, fate, f.Reason)))
 	}
 	return table.Flush()
 }

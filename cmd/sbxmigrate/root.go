@@ -71,6 +71,7 @@ func newRootCommand(c *cli) *cobra.Command {
 	flags.StringVar(&c.logPath, "log", "", "append warnings and errors to this `file`")
 	flags.StringVar(&c.logFormat, "log-format", logFormatText, "`format` of the log, text or json")
 	flags.BoolVar(&c.debug, "debug", false, "log what the sandbox's kernel does (see the logs command)")
+	addIgnoredGlobalFlags(flags)
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	root.SetUsageTemplate(root.UsageTemplate() + exitStatusTemplate())

@@ -18,6 +18,14 @@ func addIgnoredFlags(f *pflag.FlagSet) {
 	}
 }
 
+// addIgnoredGlobalFlags adds runc's global flag that says who manages cgroups: the form of linux.cgroupsPath says it as well, and the host's
+// cgroup file system is used for both.
+func addIgnoredGlobalFlags(f *pflag.FlagSet) {
+	const name = "systemd-cgroup"
+	f.Bool(name, false, "")
+	f.MarkHidden(name)
+}
+
 // criuFlags are runc's flags of checkpoint and restore.
 type criuFlags struct {
 	preDump    bool

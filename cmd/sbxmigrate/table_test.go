@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/restoreenv"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
 // What a sandbox or another host says neither moves the terminal's cursor nor forges a line, wherever it is quoted.
@@ -20,14 +22,25 @@ func TestQuotedTextMovesNoTerminal(t *testing.T) {
 	plan := &checkpoint.Plan{
 		Mounts:   []restoreenv.Backing{{Destination: "/" + evil + "\n", Device: evil, Source: evil}},
 		Findings: []checkpoint.Finding{{Code: "E_X", Subject: evil, Saved: evil + "\nerror: forged", Remedy: evil}},
+		Network:  []network.Row{{Link: evil + "\nforged", What: evil, Sandbox: evil, Host: evil}},
+		Connections: []network.Fate{{
+			Connection: network.Connection{
+				Protocol: network.ProtocolTCP, State: evil + "\nforged", Local: netip.MustParseAddrPort("[fe80::1%" + "\x1b[2J\n" + "]:80"),
+			},
+			Reason: evil + "\nforged",
+		}},
 	}
 	if err := printPlan(c, plan); err != nil {
 		t.Fatal(err)
 	}
-	if lines := strings.Count(out.String(), "\n"); lines != 3 {
-		t.Errorf("a heading, a mount and a finding take %d lines:\n%q", lines, &out)
+	if lines := strings.Count(out.String(), "\n"); lines != 9 {
+		t.Errorf("a mount, a property of the network, a connection, their headings, blank lines and a finding take %d lines:\n%q", lines, &out)
 	}
-	c.warn(evil)
+	shown := out.Len()
+	c.warn("connection "+plan.Connections[0].String(), evil+"\nerror: forged")
+	if lines := strings.Count(out.String()[shown:], "\n"); lines != 2 {
+		t.Errorf("two warnings take %d lines:\n%q", lines, &out)
+	}
 	c.log.write(levelError, "first line\n  second "+evil, now)
 	for _, r := range out.String() {
 		if unicode.IsControl(r) && r != '\n' || unicode.Is(unicode.Bidi_Control, r) {

@@ -70,10 +70,24 @@ func Dial(ns *os.File, address string, limit time.Duration) (net.Conn, error) {
 		return nil, fmt.Errorf("limit connecting to %s: %w", address, err)
 	}
 	// The socket stays in its namespace, whatever thread connects it.
-	if err := syscall.Connect(int(file.Fd()), &syscall.SockaddrInet4{Port: addr.Port, Addr: [4]byte(addr.IP.To4())}); err != nil {
+	if err := Connect(int(file.Fd()), &syscall.SockaddrInet4{Port: addr.Port, Addr: [4]byte(addr.IP.To4())}); err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", address, err)
 	}
 	return net.FileConn(file)
+}
+
+// Connect connects a blocking socket, however often a signal interrupts that: Go sends its threads some.
+func Connect(fd int, to syscall.Sockaddr) error {
+	for {
+		switch err := syscall.Connect(fd, to); err {
+		case syscall.EINTR:
+			// It goes on meanwhile: the next call waits for the same connection.
+		case syscall.EISCONN:
+			return nil
+		default:
+			return err
+		}
+	}
 }
 
 // Listen opens a TCP listener on an IPv4 address of a namespace.

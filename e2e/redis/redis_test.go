@@ -2,9 +2,11 @@ package redis
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -185,7 +187,21 @@ func TestWriterEnds(t *testing.T) {
 	w := Write(c, WriterOptions{})
 	eventually(t, w, 10)
 	c.Close()
+	<-w.Done() // or End may come between two writes
 	if seen, err := w.End(); err == nil || seen.Acknowledged < 10 {
+		t.Errorf("after %d writes the writer ends with %v", seen.Acknowledged, err)
+	}
+}
+
+// Without another connection to open, a server that is silent ends the writer, too.
+func TestWriterEndsWithoutAnswer(t *testing.T) {
+	c, err := newFakeServer(t, 10).dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := Write(c, WriterOptions{Limit: 50 * time.Millisecond})
+	<-w.Done()
+	if seen, err := w.End(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("after %d writes the writer ends with %v", seen.Acknowledged, err)
 	}
 }

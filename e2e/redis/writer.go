@@ -14,6 +14,9 @@ const WriterKeys = 10_000
 type WriterOptions struct {
 	PerSecond int // at most; default 1,000
 
+	// Limit is how long a Writer without Reopen waits for an answer; default: a minute.
+	Limit time.Duration
+
 	// Reopen opens another connection when the one in use failed, or gave no answer for Patience (default: 200 ms). It is called
 	// again and again until a connection comes, and should fail soon. Without it, a lost connection ends the Writer with an error.
 	Reopen   func() (*Client, error)
@@ -47,6 +50,9 @@ func Write(c *Client, o WriterOptions) *Writer {
 	if o.Patience == 0 {
 		o.Patience = 200 * time.Millisecond
 	}
+	if o.Limit == 0 {
+		o.Limit = time.Minute
+	}
 	w := &Writer{options: o, client: c, stop: make(chan struct{}), done: make(chan struct{}), last: time.Now()}
 	go w.run()
 	return w
@@ -58,6 +64,9 @@ func (w *Writer) Acknowledged() int64 {
 	defer w.mu.Unlock()
 	return w.result.Acknowledged
 }
+
+// Done is closed when the Writer has ended, by itself or by End.
+func (w *Writer) Done() <-chan struct{} { return w.done }
 
 // End stops the Writer and returns what it saw.
 func (w *Writer) End() (WriterResult, error) {
@@ -103,10 +112,11 @@ var errStopped = errors.New("stopped while it waited for an answer")
 // write sets one key, on other connections if need be.
 func (w *Writer) write(n int64) error {
 	if w.options.Reopen == nil {
+		w.client.conn.SetDeadline(time.Now().Add(w.options.Limit))
 		return w.client.set(n)
 	}
 	for {
-		w.client.conn.SetReadDeadline(time.Now().Add(w.options.Patience))
+		w.client.conn.SetDeadline(time.Now().Add(w.options.Patience))
 		if err := w.client.set(n); err == nil {
 			return nil
 		}

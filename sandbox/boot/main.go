@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime/debug"
 
@@ -90,6 +91,9 @@ type prepared struct {
 func prepare(platform string) (*prepared, error) {
 	// Until there is a log there is nobody to read more than that.
 	log.SetLevel(log.Warning)
+	if err := closeInherited(); err != nil {
+		return nil, err
+	}
 	descriptors, err := prepareHost()
 	if err != nil {
 		return nil, err
@@ -103,6 +107,15 @@ func prepare(platform string) (*prepared, error) {
 		return nil, err
 	}
 	return &prepared{descriptors, bare}, root.seal()
+}
+
+// closeInherited closes what the command's caller left open for it, if its number is
+// above those that package spare gives out. What this process has opened itself is below.
+func closeInherited() error {
+	if err := unix.CloseRange(spare.TableFD+1, math.MaxUint32, 0); err != nil {
+		return fmt.Errorf("close inherited descriptors: %w", err)
+	}
+	return nil
 }
 
 // open makes the process serve a sandbox that only waits to be started.

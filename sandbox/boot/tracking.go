@@ -18,8 +18,9 @@ const (
 	// TrackingOn tracks while somebody asks for it. The empty string means it.
 	TrackingOn = "on"
 
-	// TrackingOff leaves out all that tracking needs. A migration compares all
-	// memory instead.
+	// TrackingOff leaves the tracker out. A migration compares all memory
+	// instead. What tracking needs of the host is open in any case: the process
+	// opens it before it knows.
 	TrackingOff = "off"
 
 	// TrackingAlways tracks from the start on, with a collection every
@@ -55,7 +56,7 @@ func newTracker(p platform.Platform, descriptors dirty.Descriptors, how string) 
 	return dirty.Wrap(p, dirty.Options{Descriptors: descriptors, Off: how == TrackingOff})
 }
 
-// openTracking opens what dirty tracking needs.
+// openTracking opens what dirty tracking needs, however the sandbox will be run.
 func openTracking() (dirty.Descriptors, error) {
 	descriptors, err := dirty.OpenDescriptors()
 	if errors.Is(err, dirty.ErrUnsupported) {

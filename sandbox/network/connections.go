@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -52,6 +53,9 @@ func (c Connection) String() string {
 // maxConnections bounds the list of connections of a save.
 const maxConnections = 32 << 10
 
+// statePattern is the form of netstack's names of states. They are printed.
+var statePattern = regexp.MustCompile(`^[A-Z0-9_-]{1,20}$`)
+
 // ParseConnections decodes a list of connections from an image; nil has none.
 func ParseConnections(data []byte) ([]Connection, error) {
 	if len(data) == 0 {
@@ -65,6 +69,12 @@ func ParseConnections(data []byte) ([]Connection, error) {
 		return nil, fmt.Errorf("connections: %d, at most %d", len(list), maxConnections)
 	}
 	for _, c := range list {
+		if !statePattern.MatchString(c.State) {
+			return nil, fmt.Errorf("connections: state %q is none of netstack's", c.State)
+		}
+		if c.Local.Addr().Zone() != "" || c.Remote.Addr().Zone() != "" {
+			return nil, fmt.Errorf("connections: %+q has a zone, and netstack's addresses have none", c.String())
+		}
 		if (c.Protocol != ProtocolTCP && c.Protocol != ProtocolUDP) || !c.Local.IsValid() ||
 			(c.Remote.IsValid() && c.Remote.Addr().Is4() != c.Local.Addr().Is4()) {
 			return nil, fmt.Errorf("connections: %+v is none", c)

@@ -27,8 +27,10 @@ func Unpack(s *stack.Stack) error {
 	if !ok {
 		return fmt.Errorf("stack has clock %T, want one of NewStack", s.Clock())
 	}
-	l := c.luggage
+	c.luggage.secrets.apply(s)
+	if err := ApplyFilters(s, c.luggage.filters); err != nil {
+		return err // and the next start fails too, rather than to run unfiltered
+	}
 	c.luggage = luggage{}
-	l.secrets.apply(s)
-	return ApplyFilters(s, l.filters)
+	return nil
 }

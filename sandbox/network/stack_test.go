@@ -63,6 +63,17 @@ func memoryIdentity() *Identity {
 	return id
 }
 
+// A stack whose filters cannot be put back refuses each start, not only the first.
+func TestUnpackFailsAgain(t *testing.T) {
+	s, _, _ := newMemoryStack(t, memoryIdentity())
+	s.Stack.Clock().(*freezableClock).luggage.filters = []byte("no tables")
+	for i := range 2 {
+		if err := Unpack(s.Stack); err == nil {
+			t.Errorf("start %d goes on without the filters", i+1)
+		}
+	}
+}
+
 func TestConfigureChecksDescriptors(t *testing.T) {
 	s, err := NewStack(tcpip.NewStdClock(), &testIDs{})
 	if err != nil {

@@ -19,7 +19,8 @@
 //
 // The process starts in new user, PID, mount, IPC, UTS and network namespaces, as
 // nobody on the host, in a session of its own. It has left the host's root, and
-// has no capability, before it receives anything.
+// has no capability, before it receives anything. A process that failed to leave
+// receives too, only to report that over one of the descriptors, and exits.
 //
 // # Start-up order
 //

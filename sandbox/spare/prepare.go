@@ -20,22 +20,30 @@ func Prepare(label string) {
 	}
 	prepared.mu.Lock()
 	defer prepared.mu.Unlock()
+	p.early = true
 	prepared.process = p
 }
 
-// Take returns the prepared process, at most once, or nil. It belongs to the
-// caller.
-func Take() *Process {
+// Take returns the process that was prepared for label, at most once, or nil. It
+// belongs to the caller.
+func Take(label string) *Process {
 	prepared.mu.Lock()
 	defer prepared.mu.Unlock()
+	if prepared.process == nil || prepared.process.label != label {
+		return nil
+	}
 	p := prepared.process
 	prepared.process = nil
 	return p
 }
 
-// Discard ends a prepared process that nobody has taken.
+// Discard ends a prepared process that nobody has taken, whatever its label.
 func Discard() {
-	if p := Take(); p != nil {
+	prepared.mu.Lock()
+	p := prepared.process
+	prepared.process = nil
+	prepared.mu.Unlock()
+	if p != nil {
 		p.Kill()
 		p.Wait()
 	}

@@ -109,11 +109,14 @@ func TestUnusedProcessEndsByItself(t *testing.T) {
 func TestTakeAndDiscard(t *testing.T) {
 	Discard() // nothing is prepared yet
 	Prepare("prepared")
-	p := Take()
-	if p == nil {
-		t.Fatal("nothing was prepared")
+	if Take("another") != nil {
+		t.Error("what was prepared for one is taken for another")
 	}
-	if Take() != nil {
+	p := Take("prepared")
+	if p == nil || !p.Early() {
+		t.Fatalf("what was prepared is %+v", p)
+	}
+	if Take("prepared") != nil {
 		t.Error("taken twice")
 	}
 	if got, want := give(t, p, 0), "1 files as prepared of uid 0\n"; got != want {
@@ -124,7 +127,7 @@ func TestTakeAndDiscard(t *testing.T) {
 	Prepare("discarded")
 	left := prepared.process
 	Discard()
-	if Take() != nil {
+	if Take("discarded") != nil {
 		t.Error("what was discarded can be taken")
 	}
 	if state := left.Wait(); state == "exit status 0" {

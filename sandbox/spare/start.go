@@ -35,6 +35,8 @@ var environment = []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GOGC
 type Process struct {
 	process *os.Process
 	socket  int // ours; -1 once closed
+	label   string
+	early   bool // Prepare has started it
 }
 
 // Start starts a sandbox process. label says in the host's process list which
@@ -61,7 +63,24 @@ func Start(label, platform string, errors *os.File) (*Process, error) {
 		syscall.Close(pair[0])
 		return nil, fmt.Errorf("start sandbox process: %w", err)
 	}
-	return &Process{process: process, socket: pair[0]}, nil
+	return &Process{process: process, socket: pair[0], label: label}, nil
+}
+
+// neededFiles is how high descriptor numbers become while a process is started: above
+// its table, the starting thread keeps the files that go into it.
+const neededFiles = TableFD + 16
+
+// CheckFileLimit refuses a limit on descriptors with which Start, or a gofer's start,
+// would fail for a bad descriptor.
+func CheckFileLimit() error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("read limit on open files: %w", err)
+	}
+	if limit.Cur < neededFiles {
+		return fmt.Errorf("limit of %d open files (RLIMIT_NOFILE) is too low for a sandbox process: allow at least %d", limit.Cur, neededFiles)
+	}
+	return nil
 }
 
 func attributes() *syscall.SysProcAttr {
@@ -77,6 +96,10 @@ func attributes() *syscall.SysProcAttr {
 		Credential:  &syscall.Credential{NoSetGroups: true},
 	}
 }
+
+// Early says that the process was prepared, so that what it said when it failed
+// went to the command's standard error.
+func (p *Process) Early() bool { return p.early }
 
 // PID is the process's ID in the caller's PID namespace.
 func (p *Process) PID() int { return p.process.Pid }

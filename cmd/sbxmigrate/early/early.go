@@ -30,7 +30,8 @@ var starting = []string{"run", "create", "restore"}
 var valued = []string{"--root", "--log", "--log-format"}
 
 // sandboxOf says whether a command line will need a sandbox process of the default
-// platform, and for which sandbox most likely: IDs come last.
+// platform, and for which sandbox most likely: IDs come last as a rule. Where the last
+// argument cannot be one, nothing is prepared.
 func sandboxOf(args []string) (id string, ok bool) {
 	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
 		if slices.Contains(valued, args[0]) {
@@ -48,5 +49,27 @@ func sandboxOf(args []string) (id string, ok bool) {
 			return "", false
 		}
 	}
-	return args[len(args)-1], true
+	id = args[len(args)-1]
+	if !isID(id) {
+		return "", false
+	}
+	return id, true
+}
+
+// maxIDBytes is that of package sandbox.
+const maxIDBytes = 128
+
+// isID says whether s is an ID as package sandbox has them, and no option. That package
+// is not asked: it is initialised too late.
+func isID(s string) bool {
+	if s == "" || len(s) > maxIDBytes || s[0] == '-' || s == "." || s == ".." {
+		return false
+	}
+	for _, c := range []byte(s) {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && !strings.ContainsRune("_+.-", rune(c)) {
+			return false
+		}
+	}
+	return true
 }

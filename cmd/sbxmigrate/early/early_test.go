@@ -13,8 +13,16 @@ func TestSandboxOf(t *testing.T) {
 	}{
 		{"run shell", "shell"},
 		{"--root /run/other --debug --log=x run --detach -b ./shell shell", "shell"},
+		{"--systemd-cgroup create --bundle ./shell shell", "shell"},
 		{"--log-format json create --bundle ./shell shell", "shell"},
 		{"restore --image /var/lib/images web2", "web2"},
+		{"restore --image /var/lib/images:web", ""},
+		{"run shell --detach", ""},
+		{"run shell --bundle ./shell", ""},
+		{"run ..", ""},
+		{"run " + strings.Repeat("x", maxIDBytes+1), ""},
+		{"run sh\x80ll", ""},
+		{"run --detach w_e+b-2.x", "w_e+b-2.x"},
 		{"run --platform kvm shell", ""},
 		{"run --platform=kvm shell", ""},
 		{"run --help", ""},
@@ -33,9 +41,9 @@ func TestSandboxOf(t *testing.T) {
 	}
 }
 
-// TestComesFirst checks that nothing but the standard library is initialised before
-// this package is.
-func TestComesFirst(t *testing.T) {
+// TestImportsNothingFromOutside checks that this package needs nothing of gVisor's, or of other modules: Go could not initialise it
+// before them otherwise.
+func TestImportsNothingFromOutside(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".").Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
