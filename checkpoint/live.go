@@ -130,61 +130,12 @@ func (l *Live) Collect(ctx context.Context) (*pages.Set, error) {
 }
 
 func (l *Live) pageSet(ctx context.Context, method string) (*pages.Set, error) {
-	var out inside.PageRanges
-	if err := l.call(ctx, method, &control.None{}, &out); err != nil {
-		return nil, err
-	}
-	set := &pages.Set{}
-	for _, r := range out.Ranges {
-		if r[0] >= r[1] || r[1] > pages.MaxPages {
-			return nil, fmt.Errorf("%w: it names pages %d to %d", ErrSandbox, r[0], r[1])
-		}
-		set.AddRange(r[0], r[1])
-	}
-	return set, nil
+	return pageSet(ctx, l.client, method)
 }
 
 // Populate commits the pages that processes have mapped and not touched yet. A
 // stop would otherwise look at each of them.
-func (l *Live) Populate(ctx context.Context) error {
-	mapped, err := l.pageSet(ctx, inside.MethodMapped)
-	if err != nil {
-		return err
-	}
-	info, err := l.memory.Stat()
-	if err != nil {
-		return err
-	}
-	size := uint64(info.Size())
-	mapped.RemoveRange(size/pages.PageSize, pages.MaxPages)
-	committed, err := pages.Committed(int(l.memory.Fd()), size)
-	if err != nil {
-		return err
-	}
-	mapped.Subtract(committed)
-	return populate(l.memory, mapped)
-}
-
-// populate commits the pages of a set. They must lie inside the file, which
-// cannot shrink.
-func populate(memory *os.File, set *pages.Set) error {
-	const windowPages = 1 << 18
-	for start, end := range set.Ranges() {
-		for ; start < end; start += windowPages {
-			n := min(end-start, windowPages)
-			window, err := unix.Mmap(int(memory.Fd()), int64(start*pages.PageSize), int(n*pages.PageSize), unix.PROT_READ, unix.MAP_SHARED)
-			if err != nil {
-				return fmt.Errorf("map sandbox memory: %w", err)
-			}
-			err = unix.Madvise(window, unix.MADV_POPULATE_READ)
-			unix.Munmap(window)
-			if err != nil {
-				return fmt.Errorf("populate sandbox memory: %w", err)
-			}
-		}
-	}
-	return nil
-}
+func (l *Live) Populate(ctx context.Context) error { return populateMapped(ctx, l.client, l.memory) }
 
 // Sinks take what a stop gives. Stopped, State and Metadata may be called at the same
 // time as each other.

@@ -150,6 +150,9 @@ func (s *saving) run(ctx context.Context) error {
 		if s.report.Rounds, err = early.run(ctx); err != nil {
 			return err
 		}
+		if err := s.settle(ctx, memory); err != nil {
+			return err
+		}
 		s.clock.lap("rounds")
 	}
 	storing := newBackground()
@@ -214,6 +217,19 @@ func (s *saving) prepare(ctx context.Context) (*os.File, error) {
 		return nil, err
 	}
 	return p.Files[0], nil
+}
+
+// settle does, while the tasks still run, what would make the stop longer.
+func (s *saving) settle(ctx context.Context, memory *os.File) error {
+	if err := populateMapped(ctx, s.client, memory); err != nil {
+		return err
+	}
+	// The kernel is to know of what is committed now.
+	again, err := s.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	return again.Close()
 }
 
 // stop makes the sandbox stop and stream its kernel out. onPages is called as
