@@ -20,9 +20,15 @@ import (
 // gone.
 const recoverInterval = 2 * time.Second
 
+// turnPatience is how long a turn at recovering takes in which nothing happens.
+const turnPatience = 2 * answerTimeout
+
 // recoveryLanes is how many connections serve missing pages after the command has
 // gone: one for those that tasks wait for, one for the others.
 const recoveryLanes = 2
+
+// errTurnOver is why an agent leaves a migration alone for a moment.
+var errTurnOver = fmt.Errorf("target did not get on within %v", turnPatience)
 
 // Recover goes on, until ctx is done, with migrations away from this host whose
 // command has ended: it asks the target how they stand, and resumes or ends the
@@ -90,10 +96,10 @@ func (r *Receiver) recover(ctx context.Context, id string) error {
 	// can have the journal. It lasts as long as the target gets on.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	turn := time.AfterFunc(2*answerTimeout, func() { cancel(context.DeadlineExceeded) })
+	turn := time.AfterFunc(turnPatience, func() { cancel(errTurnOver) })
 	defer turn.Stop()
 	other.heard = func(*wire.Standing) {}
-	other.pages.advanced = func() { turn.Reset(2 * answerTimeout) }
+	other.pages.advanced = func() { turn.Reset(turnPatience) }
 	defer other.pages.close()
 	source := &handover.Source{
 		Journal: j, Counterpart: other,

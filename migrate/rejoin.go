@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"errors"
+	"net"
 	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
@@ -40,7 +41,11 @@ func (t *target) rejoin(ctx context.Context) error {
 			return err
 		}
 		defer meeting.Close()
-		t.lanes.Go(func() { t.fetchOver(ctx, f, meeting) })
+		t.lanes.Go(func() {
+			if conns, err := meeting.Wait(ctx); err == nil {
+				t.fetchOver(ctx, f, conns)
+			}
+		})
 	}
 	if err := t.session.Conn.SetDeadline(time.Time{}); err != nil {
 		return err
@@ -85,12 +90,8 @@ func attachPatiently(ctx context.Context, s survivor) (*checkpoint.Pager, *pages
 	}
 }
 
-// fetchOver lets a fetch go on over the connections that come, until they or ctx end.
-func (t *target) fetchOver(ctx context.Context, f *fetch, meeting *wire.Meeting) {
-	conns, err := meeting.Wait(ctx)
-	if err != nil {
-		return
-	}
+// fetchOver lets a fetch go on over connections, until they or ctx end.
+func (t *target) fetchOver(ctx context.Context, f *fetch, conns []net.Conn) {
 	for _, conn := range conns {
 		t.lanes.Go(func() {
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
