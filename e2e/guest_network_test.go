@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
+	"github.com/sbxmigrate/sbxmigrate/e2e/netlab"
 )
 
 // networkAdmin is a bundle of a guest program that may configure its network.
@@ -161,7 +162,7 @@ func TestMigrateTwoInterfaces(t *testing.T) {
 	home := server(true)
 	nowhere := bundle(home)
 	nowhere.Edit = nil
-	p.a.mustLaunch("web", "run", "--detach", "--network-namespace", namespacePath(home), "--bundle", p.a.bundle("web", nowhere), "web")
+	p.a.mustLaunch("web", "run", "--detach", "--network-namespace", netlab.Path(home), "--bundle", p.a.bundle("web", nowhere), "web")
 	p.a.ask("web", "retransmitted")
 	stop := make(chan struct{})
 	defer close(stop)

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
+	"github.com/sbxmigrate/sbxmigrate/e2e/netlab"
 )
 
 // commandLimit bounds every command: none may hang, whatever the sandbox does. It is generous, since CI is slow at times.
@@ -134,7 +135,7 @@ func (r result) String() string {
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	line := append([]string{binary, "--root", h.state}, args...)
 	if h.ns != nil {
-		line = append([]string{"nsenter", "--net=" + namespacePath(h.ns), "--"}, line...) // it becomes the command: same process
+		line = append([]string{"nsenter", "--net=" + netlab.Path(h.ns), "--"}, line...) // it becomes the command: same process
 	}
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 	if h.env != nil {

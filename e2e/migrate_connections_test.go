@@ -42,10 +42,10 @@ func callOn(c *redisClient, name string, every time.Duration) *caller {
 // call sets a key and gets it back.
 func (b *caller) call(key, value string) error {
 	for _, words := range [][]string{{"SET", key, value}, {"GET", key}} {
-		if err := b.c.send(words...); err != nil {
+		if err := b.c.Send(words...); err != nil {
 			return err
 		}
-		got, err := b.c.reply()
+		got, err := b.c.Reply()
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/sbxmigrate/sbxmigrate/e2e/redis"
 )
 
 // A loader sets keys in batches at a steady rate, or as fast as redis takes them, each to a value that says when it was set.
@@ -54,13 +56,13 @@ func (l *loader) run(interval time.Duration) error {
 	for n := int64(0); ; n += loadBatch {
 		var b bytes.Buffer
 		for i := range int64(loadBatch) {
-			b.Write(encodeRedis("SET", l.key(n+1+i), loadedValue(n+1+i)))
+			b.Write(redis.Encode("SET", l.key(n+1+i), loadedValue(n+1+i)))
 		}
-		if _, err := l.client.conn.Write(b.Bytes()); err != nil {
+		if err := l.client.Write(b.Bytes()); err != nil {
 			return err
 		}
 		for range loadBatch {
-			if _, err := l.client.reply(); err != nil {
+			if _, err := l.client.Reply(); err != nil {
 				return err
 			}
 		}
@@ -98,13 +100,13 @@ func (l *loader) wantAll(c *redisClient) {
 		var b bytes.Buffer
 		end := min(n+batch, acknowledged+1)
 		for i := n; i < end; i++ {
-			b.Write(encodeRedis("GET", l.key(i)))
+			b.Write(redis.Encode("GET", l.key(i)))
 		}
-		if _, err := c.conn.Write(b.Bytes()); err != nil {
+		if err := c.Write(b.Bytes()); err != nil {
 			c.t.Fatal(err)
 		}
 		for i := n; i < end; i++ {
-			got, err := c.reply()
+			got, err := c.Reply()
 			if err != nil {
 				c.t.Fatal(err)
 			}

@@ -1,20 +1,14 @@
 package e2e
 
 import (
-	"bufio"
-	"bytes"
-	"crypto/rand"
 	"fmt"
-	"io"
-	"net"
 	"os"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
+	"github.com/sbxmigrate/sbxmigrate/e2e/redis"
 )
 
 const (
@@ -33,11 +27,10 @@ func networkedRedis(ns *os.File) guest.Bundle {
 	}
 }
 
-// A redisClient is one connection that is never opened again.
+// A redisClient is a client that fails its test.
 type redisClient struct {
-	t       *testing.T
-	conn    net.Conn
-	replies *bufio.Reader
+	*redis.Client
+	t *testing.T
 }
 
 func newRedisClient(t *testing.T, ns *os.File) *redisClient {
@@ -48,56 +41,18 @@ func newRedisClient(t *testing.T, ns *os.File) *redisClient {
 		if err != nil {
 			return false
 		}
-		c = &redisClient{t: t, conn: conn, replies: bufio.NewReaderSize(conn, 64<<10)}
+		c = &redisClient{redis.NewClient(conn), t}
 		return true
 	})
-	t.Cleanup(func() { c.conn.Close() })
+	t.Cleanup(func() { c.Close() })
 	return c
-}
-
-func encodeRedis(words ...string) []byte {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "*%d\r\n", len(words))
-	for _, w := range words {
-		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(w), w)
-	}
-	return b.Bytes()
-}
-
-func (c *redisClient) send(words ...string) error {
-	_, err := c.conn.Write(encodeRedis(words...))
-	return err
-}
-
-func (c *redisClient) reply() (string, error) {
-	line, err := c.replies.ReadString('\n')
-	if err != nil {
-		return "", err
-	}
-	line = strings.TrimSuffix(line, "\r\n")
-	if line == "" || line[0] == '-' {
-		return "", fmt.Errorf("redis says %q", line)
-	}
-	if line[0] != '$' {
-		return line[1:], nil
-	}
-	n, err := strconv.Atoi(line[1:])
-	if err != nil || n < 0 {
-		return "", fmt.Errorf("redis has no such value: %q", line)
-	}
-	value := make([]byte, n+2)
-	_, err = io.ReadFull(c.replies, value)
-	return string(value[:n]), err
 }
 
 func (c *redisClient) ask(words ...string) string {
 	c.t.Helper()
-	if err := c.send(words...); err != nil {
-		c.t.Fatalf("%s: %v", words[0], err)
-	}
-	answer, err := c.reply()
+	answer, err := c.Ask(words...)
 	if err != nil {
-		c.t.Fatalf("%s: %v", words[0], err)
+		c.t.Fatal(err)
 	}
 	return answer
 }
@@ -105,27 +60,8 @@ func (c *redisClient) ask(words ...string) string {
 // fill sets keys, every other one with random bytes.
 func (c *redisClient) fill(keys int) {
 	c.t.Helper()
-	const batch = 256
-	value := make([]byte, redisValueBytes)
-	for first := 0; first < keys; first += batch {
-		var b bytes.Buffer
-		n := min(batch, keys-first)
-		for i := range n {
-			if i%2 == 0 {
-				rand.Read(value)
-			} else {
-				copy(value, bytes.Repeat([]byte{byte(i)}, redisValueBytes))
-			}
-			b.Write(encodeRedis("SET", fmt.Sprintf("key:%d", first+i), string(value)))
-		}
-		if _, err := c.conn.Write(b.Bytes()); err != nil {
-			c.t.Fatal(err)
-		}
-		for range n {
-			if _, err := c.reply(); err != nil {
-				c.t.Fatal(err)
-			}
-		}
+	if err := c.Fill(keys, redisValueBytes); err != nil {
+		c.t.Fatal(err)
 	}
 }
 
@@ -146,8 +82,8 @@ func writeOn(c *redisClient, perSecond int) *writer {
 		defer ticker.Stop()
 		last := time.Now()
 		for n := int64(1); ; n++ {
-			if w.err = c.send("SET", fmt.Sprintf("written:%d", n%10000), fmt.Sprint(n)); w.err == nil {
-				_, w.err = c.reply()
+			if w.err = c.Send("SET", fmt.Sprintf("written:%d", n%10000), fmt.Sprint(n)); w.err == nil {
+				_, w.err = c.Reply()
 			}
 			if w.err != nil {
 				return

@@ -184,8 +184,8 @@ func pingOn(c *redisClient) *pinger {
 	go func() {
 		defer close(p.done)
 		for p.err == nil {
-			if p.err = c.send("SET", "pinged", "x"); p.err == nil {
-				_, p.err = c.reply()
+			if p.err = c.Send("SET", "pinged", "x"); p.err == nil {
+				_, p.err = c.Reply()
 			}
 			p.answers = append(p.answers, time.Now())
 			select {

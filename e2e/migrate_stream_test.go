@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
+	"github.com/sbxmigrate/sbxmigrate/e2e/netlab"
 )
 
 const streamPort = "9000" // of the guest program stream.py
@@ -45,7 +46,7 @@ func inNamespace(ns *os.File) func(*specs.Spec) {
 	return func(s *specs.Spec) {
 		for i := range s.Linux.Namespaces {
 			if s.Linux.Namespaces[i].Type == specs.NetworkNamespace {
-				s.Linux.Namespaces[i].Path = namespacePath(ns)
+				s.Linux.Namespaces[i].Path = netlab.Path(ns)
 			}
 		}
 	}

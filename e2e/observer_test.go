@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
+	"github.com/sbxmigrate/sbxmigrate/e2e/netlab"
 )
 
 // The packets that an observer looks for: guest program emit.py sends them.
@@ -51,7 +52,7 @@ type spell struct {
 func observe(t *testing.T, l *lab, hosts map[int]string) *observer {
 	t.Helper()
 	o := &observer{t: t, hosts: hosts, stopped: make(chan struct{}), from: make(map[uint64]string)}
-	l.in(l.bridge, func() (err error) {
+	l.must(netlab.Inside(l.Bridge, func() (err error) {
 		// All protocols: a bridge's port gives packets to nobody else.
 		if o.socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL))); err != nil {
 			return err
@@ -60,7 +61,7 @@ func observe(t *testing.T, l *lab, hosts map[int]string) *observer {
 			unix.SetsockoptInt(o.socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20),
 			unix.SetsockoptTimeval(o.socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}),
 		)
-	})
+	}))
 	stop := make(chan struct{})
 	go func() {
 		defer close(o.stopped)
@@ -227,12 +228,9 @@ func newEmitter(t *testing.T, hosts ...string) *emitter {
 // portIndex returns the index of the bridge's port of the lab's machine n, from 1.
 func (l *lab) portIndex(n int) (index int) {
 	l.t.Helper()
-	l.in(l.bridge, func() error {
-		link, err := netlink.LinkByName(portName(n))
-		if err == nil {
-			index = link.Attrs().Index
-		}
-		return err
+	l.changePort(n, func(port netlink.Link) error {
+		index = port.Attrs().Index
+		return nil
 	})
 	return index
 }

@@ -18,8 +18,8 @@ func addIgnoredFlags(f *pflag.FlagSet) {
 	}
 }
 
-// addIgnoredGlobalFlags adds runc's global flag that says who manages cgroups: the form of linux.cgroupsPath says it as well, and the host's
-// cgroup file system is used for both.
+// addIgnoredGlobalFlags adds runc's global flag that says who manages cgroups: the host's cgroup file system is used directly in
+// either case, and linux.cgroupsPath is taken in both forms.
 func addIgnoredGlobalFlags(f *pflag.FlagSet) {
 	const name = "systemd-cgroup"
 	f.Bool(name, false, "")

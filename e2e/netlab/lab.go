@@ -21,7 +21,7 @@ const (
 type Lab struct {
 	Bridge *os.File // the bridge's namespace
 
-	machines   int
+	ports      int // of the bridge
 	namespaces []*os.File
 }
 
@@ -68,42 +68,71 @@ func (l *Lab) Machine(mac, address string, up bool) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	return ns, l.AddLink(ns, interfaceName, mac, address, up)
+}
+
+// AddLink gives a machine one more interface on the lab's bridge.
+func (l *Lab) AddLink(ns *os.File, name, mac, address string, up bool) error {
 	hardware, err := net.ParseMAC(mac)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	l.machines++
+	l.ports++
 	err = Inside(l.Bridge, func() error {
 		port := &netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("port%d", l.machines), MTU: mtuBytes}, PeerName: interfaceName,
+			LinkAttrs: netlink.LinkAttrs{Name: portName(l.ports), MTU: mtuBytes}, PeerName: name,
 			PeerHardwareAddr: hardware, PeerNamespace: netlink.NsFd(int(ns.Fd())),
 		}
 		if err := netlink.LinkAdd(port); err != nil {
 			return err
 		}
-		bridge, err := netlink.LinkByName(bridgeName)
+		return errors.Join(PlugIn(port), netlink.LinkSetUp(port))
+	})
+	if err != nil {
+		return fmt.Errorf("plug %s in: %w", address, err)
+	}
+	err = Inside(ns, func() error {
+		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
 		}
-		return errors.Join(netlink.LinkSetMaster(port, bridge), netlink.LinkSetUp(port))
-	})
-	if err != nil {
-		return nil, fmt.Errorf("plug %s in: %w", address, err)
-	}
-	err = onInterface(ns, func(link netlink.Link) error {
 		addr, err := netlink.ParseAddr(address)
 		if err != nil {
 			return err
 		}
-		return errors.Join(netlink.LinkSetMTU(link, mtuBytes), netlink.AddrAdd(link, addr))
+		errs := []error{netlink.LinkSetMTU(link, mtuBytes), netlink.AddrAdd(link, addr)}
+		if up {
+			errs = append(errs, netlink.LinkSetUp(link))
+		}
+		return errors.Join(errs...)
 	})
-	if err == nil && up {
-		err = Up(ns)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("set up %s: %w", address, err)
+		return fmt.Errorf("set up %s: %w", address, err)
 	}
-	return ns, nil
+	return nil
+}
+
+// portName is the bridge's port of the lab's interface n, from 1.
+func portName(n int) string { return fmt.Sprintf("port%d", n) }
+
+// OnPort calls f with the bridge's port of the lab's interface n, from 1, inside of the bridge's namespace.
+func (l *Lab) OnPort(n int, f func(netlink.Link) error) error {
+	return Inside(l.Bridge, func() error {
+		port, err := netlink.LinkByName(portName(n))
+		if err != nil {
+			return err
+		}
+		return f(port)
+	})
+}
+
+// PlugIn makes an interface a port of the bridge. It is called inside of the bridge's namespace.
+func PlugIn(port netlink.Link) error {
+	bridge, err := netlink.LinkByName(bridgeName)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetMaster(port, bridge)
 }
 
 // onInterface calls f with the interface of a machine, inside of it.

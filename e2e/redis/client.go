@@ -39,8 +39,11 @@ func Encode(words ...string) []byte {
 }
 
 // Send sends a command.
-func (c *Client) Send(words ...string) error {
-	_, err := c.conn.Write(Encode(words...))
+func (c *Client) Send(words ...string) error { return c.Write(Encode(words...)) }
+
+// Write sends encoded commands together. Each is answered.
+func (c *Client) Write(commands []byte) error {
+	_, err := c.conn.Write(commands)
 	return err
 }
 
@@ -93,7 +96,7 @@ func (c *Client) Fill(keys, valueBytes int) error {
 			}
 			b.Write(Encode("SET", fmt.Sprintf("key:%d", first+i), string(value)))
 		}
-		if _, err := c.conn.Write(b.Bytes()); err != nil {
+		if err := c.Write(b.Bytes()); err != nil {
 			return fmt.Errorf("fill from key %d on: %w", first, err)
 		}
 		for i := range n {
