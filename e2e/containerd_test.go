@@ -102,6 +102,11 @@ func startContainerd(t *testing.T) *containerd {
 		}
 		daemon.Process.Signal(syscall.SIGTERM)
 		daemon.Wait()
+		// Of the namespace's cgroup, containers remove only what is below it.
+		left, _ := filepath.Glob("/sys/fs/cgroup/*/" + c.namespace)
+		for _, dir := range append(left, "/sys/fs/cgroup/"+c.namespace) {
+			syscall.Rmdir(dir)
+		}
 	})
 	eventually(t, "containerd answers", func() bool { return c.ctr("version").code == 0 })
 	return c

@@ -62,7 +62,7 @@ func (c *creation) joinCgroup(linux *specs.Linux) (leave func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	c.record.CgroupPath = linux.CgroupsPath
+	c.record.CgroupPath, c.record.Cgroup = linux.CgroupsPath, &cgroup.CgroupJSON{Cgroup: group}
 	return leave, nil
 }
 
@@ -93,13 +93,10 @@ func (s *Sandbox) Update(resources *specs.LinuxResources) error {
 	return nil
 }
 
+// removeCgroup removes what Create made of the cgroup, and nothing of its caller's.
 func (s *Sandbox) removeCgroup() error {
-	if s.CgroupPath == "" {
+	if s.Cgroup == nil {
 		return nil
 	}
-	group, err := openCgroup(s.CgroupPath, s.ID)
-	if err != nil {
-		return fmt.Errorf("remove cgroup: %w", err)
-	}
-	return group.Uninstall()
+	return s.Cgroup.Cgroup.Uninstall()
 }

@@ -13,6 +13,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/runsc/cgroup"
 
 	"github.com/sbxmigrate/sbxmigrate/mounts"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
@@ -62,6 +63,8 @@ type Record struct {
 	// NetworkUndo gives the addresses back when the sandbox is deleted.
 	NetworkUndo *network.Undo `json:"networkUndo,omitempty"`
 	CgroupPath  string        `json:"cgroupPath,omitempty"`
+	// Cgroup also says which of its directories were made for the sandbox, and are to be removed with it.
+	Cgroup *cgroup.CgroupJSON `json:"cgroup,omitempty"`
 	// RestoredFrom names the image that the sandbox came from.
 	RestoredFrom string `json:"restoredFrom,omitempty"`
 	// Output is the file that holds what the container prints, where that is known.
