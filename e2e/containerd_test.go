@@ -93,6 +93,7 @@ func startContainerd(t *testing.T) *containerd {
 	defer log.Close()
 	daemon := exec.Command("containerd", "--config", config)
 	daemon.Stdout, daemon.Stderr = log, log
+	daemon.Env = append(os.Environ(), "TMPDIR="+h.dir) // where it leaves what it restores from
 	if err := daemon.Start(); err != nil {
 		t.Fatalf("start containerd: %v", err)
 	}

@@ -220,9 +220,7 @@ func boundaries(img *Image, name string, size int) []int {
 	switch base {
 	case img.manifest.index.Digest.Encoded():
 		x := img.index
-		for _, field := range []int{8, 12, 16, 20, 24, 32, 40, indexHeaderBytes} {
-			at = append(at, field)
-		}
+		at = append(at, 8, 12, 16, 20, 24, 32, 40, indexHeaderBytes)
 		section := indexHeaderBytes
 		for _, bytes := range []int{len(x.packs) * indexPackBytes, len(x.frames) * indexFrameBytes, len(x.frames) * tagBytes, len(x.files) * indexFileBytes} {
 			section += bytes

@@ -248,11 +248,11 @@ func (t *target) serve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		switch m.(type) {
+		switch m := m.(type) {
 		case *wire.Destroyed:
 			return nil
 		case *wire.Abort:
-			return fmt.Errorf("source: %s", m.(*wire.Abort).Reason)
+			return fmt.Errorf("source: %s", m.Reason)
 		}
 		if err := t.answer(ctx, m); err != nil {
 			return err
