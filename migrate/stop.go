@@ -163,7 +163,9 @@ func (s *source) residual(ctx context.Context, stopped *checkpoint.Stopped) (_ *
 }
 
 func (s *source) sendResidual(ctx context.Context, candidates *pages.Set) error {
-	result, err := s.scan(ctx, candidates)
+	result, err := s.send(func(size uint64, visit pages.Visit) (pages.ScanResult, error) {
+		return s.scanner.RoundOf(ctx, int(s.memory.Fd()), size, candidates, visit)
+	})
 	s.report.PagesResidual = result.Changed.Count()
 	return err
 }
@@ -194,11 +196,18 @@ func (s *source) audit(stopped *checkpoint.Stopped, missing *pages.Set) error {
 
 // scan sends what changed among some pages, or all if only is nil.
 func (s *source) scan(ctx context.Context, only *pages.Set) (pages.ScanResult, error) {
+	return s.send(func(size uint64, visit pages.Visit) (pages.ScanResult, error) {
+		return s.scanner.Round(ctx, int(s.memory.Fd()), size, only, visit)
+	})
+}
+
+// send sends what a round over memory finds.
+func (s *source) send(round func(sizeBytes uint64, visit pages.Visit) (pages.ScanResult, error)) (pages.ScanResult, error) {
 	size, err := s.memoryBytes()
 	if err != nil {
 		return pages.ScanResult{}, err
 	}
-	result, err := s.scanner.Round(ctx, int(s.memory.Fd()), size, only, func(first uint64, data []byte) error {
+	result, err := round(size, func(first uint64, data []byte) error {
 		s.ledger.place(first, data)
 		return s.lanes.pages(first, data)
 	})

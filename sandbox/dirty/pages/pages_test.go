@@ -263,6 +263,35 @@ func TestScannerRounds(t *testing.T) {
 	}
 }
 
+// A hole among pages that are known to be in use is a page of zeros: it is sent as one, once.
+func TestScannerRoundOf(t *testing.T) {
+	const count = 100
+	fd := memoryFile(t, count)
+	s := NewScanner(ScanOptions{})
+	r := &receiver{pages: map[uint64][]byte{}}
+	round := func(inUse, changed *Set) {
+		t.Helper()
+		got, err := s.RoundOf(context.Background(), fd, count*PageSize, inUse, r.visit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !got.Changed.Equal(changed) || !got.Freed.Empty() {
+			t.Fatalf("%d pages changed and %d were freed, want %d and none", got.Changed.Count(), got.Freed.Count(), changed.Count())
+		}
+	}
+	fill(t, fd, 10, 30, 1)
+	round(setOf(0, 50), setOf(0, 50))
+	round(setOf(0, 50), &Set{})
+	fill(t, fd, 60, 61, 2) // not in use
+	punch(t, fd, 15, 20)
+	round(setOf(10, 20), setOf(15, 20))
+	for page := uint64(15); page < 20; page++ {
+		if !bytes.Equal(r.pages[page], make([]byte, PageSize)) {
+			t.Fatalf("page %d was not sent as zeros", page)
+		}
+	}
+}
+
 func TestScannerStopsOnError(t *testing.T) {
 	fd := memoryFile(t, 100)
 	fill(t, fd, 0, 100, 1)
