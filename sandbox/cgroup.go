@@ -35,7 +35,7 @@ func (c *creation) startInCgroup(cfg *boot.Config) (*spare.Process, error) {
 	if linux == nil || linux.CgroupsPath == "" {
 		return startProcess(cfg, c.log)
 	}
-	leave, err := c.joinCgroup(linux)
+	leave, err := c.joinCgroup(linux, linux.Resources)
 	if err != nil {
 		c.warnings = append(c.warnings, fmt.Sprintf("linux.cgroupsPath %q and linux.resources are not applied: %v", linux.CgroupsPath, err))
 		return startProcess(cfg, c.log)
@@ -46,15 +46,15 @@ func (c *creation) startInCgroup(cfg *boot.Config) (*spare.Process, error) {
 	return spare.Start(cfg.ID, cfg.Platform, c.log)
 }
 
-// joinCgroup makes the cgroup and moves this process into it until leave is
+// joinCgroup makes the cgroup with the limits and moves this process into it until leave is
 // called, so that what it starts begins there and not a page is charged
 // elsewhere.
-func (c *creation) joinCgroup(linux *specs.Linux) (leave func(), err error) {
+func (c *creation) joinCgroup(linux *specs.Linux, limits *specs.LinuxResources) (leave func(), err error) {
 	group, err := openCgroup(linux.CgroupsPath, c.opts.ID)
 	if err != nil {
 		return nil, err
 	}
-	if err := group.Install(linux.Resources); err != nil {
+	if err := group.Install(limits); err != nil {
 		return nil, err
 	}
 	c.undoer(func() { group.Uninstall() })

@@ -31,6 +31,14 @@ type CreateOptions struct {
 	ID     string
 	Bundle *Bundle
 
+	// Sandbox is the ID of a running sandbox in which to make a further container;
+	// empty: the container has a sandbox of its own. Platform, Tracking and Restore
+	// are the sandbox's then.
+	Sandbox string
+	// StandIn is the PID of a process that stands on this host for a further
+	// container. It belongs to the caller.
+	StandIn int
+
 	// Stdio are the container's stdin, stdout and stderr, or the one slave end
 	// of its terminal where the specification asks for one. Preserved become 3,
 	// 4, … inside. Create takes ownership of all of them.
@@ -87,7 +95,15 @@ func (r Root) Create(ctx context.Context, opts CreateOptions) (_ *Sandbox, warni
 		if err != nil {
 			c.rollback()
 		}
+		for _, f := range c.last {
+			f()
+		}
 	}()
+	if opts.Sandbox != "" {
+		if err := c.join(ctx, r); err != nil {
+			return nil, nil, err
+		}
+	}
 	if c.dir, err = r.reserve(opts.ID); err != nil {
 		return nil, nil, err
 	}
@@ -106,6 +122,12 @@ type creation struct {
 	files    *boot.Files
 	warnings []string
 	undo     []func()
+	last     []func() // in any case
+
+	// in is the sandbox that gets a further container, nil for a sandbox of its own.
+	// siblings are its further containers by now.
+	in       *Sandbox
+	siblings []*Sandbox
 
 	record Record
 	log    *os.File
@@ -113,6 +135,9 @@ type creation struct {
 }
 
 func (c *creation) undoer(f func()) { c.undo = append(c.undo, f) }
+
+// atEnd arranges for f to run when the creation is over, well or not.
+func (c *creation) atEnd(f func()) { c.last = append(c.last, f) }
 
 func (c *creation) rollback() {
 	for i := len(c.undo) - 1; i >= 0; i-- {
@@ -130,6 +155,11 @@ func (c *creation) run(ctx context.Context) (*Sandbox, error) {
 	if c.record.Platform == "" {
 		c.record.Platform = boot.DefaultPlatform
 	}
+	if c.in != nil {
+		if err := c.fillRecord(); err != nil {
+			return nil, err
+		}
+	}
 	if err := spare.CheckFileLimit(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
 	}
@@ -142,6 +172,9 @@ func (c *creation) run(ctx context.Context) (*Sandbox, error) {
 		return nil, err
 	}
 	defer c.log.Close()
+	if c.in != nil {
+		return c.runFurther(ctx)
+	}
 	for _, step := range []func(context.Context) error{c.compileMounts, c.startGofer, c.openNetwork, c.openFiles} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -156,7 +189,7 @@ func (c *creation) compileMounts(context.Context) error {
 		c.record.RestoredFrom = restore.From
 		return nil
 	}
-	list, err := mounts.Compile(c.opts.Bundle.Spec, mounts.Options{
+	list, err := mounts.Compile(c.compiledSpec(), mounts.Options{
 		Bundle: c.opts.Bundle.Dir, Overlay: c.opts.Overlay, Lenient: c.opts.Lenient,
 	})
 	if err != nil {
@@ -231,8 +264,7 @@ func (c *creation) openFiles(context.Context) error {
 	if c.files.Control, err = control.Listen(c.dir); err != nil {
 		return err
 	}
-	c.files.Exit, err = os.OpenFile(filepath.Join(c.dir, exitName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
+	if c.files.Exit, err = openExit(c.dir); err != nil {
 		return err
 	}
 	restore := c.opts.Restore

@@ -48,10 +48,18 @@ type Record struct {
 	Terminal    bool              `json:"terminal"`
 	Platform    string            `json:"platform"`
 
+	// SandboxID is the ID of the sandbox that a further container is in, empty for
+	// the first container of one, which has the sandbox's own ID. Name is what the
+	// sandbox's kernel calls it, and StandIn the process that stands for it here.
+	SandboxID string  `json:"sandboxId,omitempty"`
+	Name      string  `json:"name,omitempty"`
+	StandIn   Process `json:"standIn,omitzero"`
+
 	// Creating says that the sandbox is not ready yet: the command that creates
 	// it is at work, or was ended before it could clean up.
 	Creating bool `json:"creating,omitempty"`
 
+	// Sandbox is the sandbox process, that of all of its containers.
 	Sandbox Process `json:"sandbox"`
 	Gofer   Process `json:"gofer"`
 

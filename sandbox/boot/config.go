@@ -56,6 +56,8 @@ type RestoreConfig struct {
 	Terminal *TerminalState `json:"terminal,omitempty"`
 	// Processes is about how many processes the saved kernel has.
 	Processes int `json:"processes"`
+	// Further are the containers that the saved kernel has besides the first.
+	Further []FurtherContainer `json:"further,omitempty"`
 	// Resets are connections that end with the restore, whose peers are told.
 	Resets []network.Fate `json:"resets,omitempty"`
 }
@@ -68,6 +70,7 @@ type FileLayout struct {
 	Gofer     int `json:"gofer"`     // in order of the gofer-served mounts
 	Packet    int `json:"packet"`    // in order of Network.Links
 	Load      int `json:"load"`      // for Hooks.Load
+	Further   int `json:"further"`   // of RestoreConfig.Further, in its order
 }
 
 // Files are the descriptors that a sandbox process is handed. The process owns
@@ -85,12 +88,15 @@ type Files struct {
 	Gofer     []*os.File
 	Packet    []*os.File
 	Load      []*os.File
+	// Further are, for each further container: where its exit record goes, its
+	// standard streams, and the sockets of its gofer.
+	Further []*os.File
 }
 
 // List returns the files in the order in which they are handed over.
 func (f *Files) List() []*os.File {
 	list := []*os.File{f.Log, f.Config, f.Ready, f.Exit, f.Control, f.Memory}
-	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load} {
+	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load, f.Further} {
 		list = append(list, group...)
 	}
 	return list
@@ -98,7 +104,7 @@ func (f *Files) List() []*os.File {
 
 // Layout returns the counts that let the child take List apart again.
 func (f *Files) Layout() FileLayout {
-	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load)}
+	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load), len(f.Further)}
 }
 
 // filesWithoutGroup is how many files come before the groups that FileLayout
@@ -119,7 +125,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	}
 	list = list[filesWithoutGroup:]
 	l := cfg.Files
-	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load; len(list) != want {
+	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load + l.Further; len(list) != want {
 		return nil, files, fmt.Errorf("sandbox process was handed %d files beside its own, configuration counts %d", len(list), want)
 	}
 	group := func(n int) []*os.File {
@@ -132,6 +138,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	files.Gofer = group(l.Gofer)
 	files.Packet = group(l.Packet)
 	files.Load = group(l.Load)
+	files.Further = group(l.Further)
 	return cfg, files, nil
 }
 
@@ -165,7 +172,7 @@ func (c *Config) validate() error {
 		return err
 	}
 	l := c.Files
-	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load} {
+	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load, l.Further} {
 		if n < 0 || n > maxFilesEach {
 			return fmt.Errorf("sandbox configuration counts %d descriptors in one group, limit is %d", n, maxFilesEach)
 		}
@@ -179,6 +186,19 @@ func (c *Config) validate() error {
 	}
 	if n := len(c.Mounts.GoferMounts()); l.Gofer != n {
 		return fmt.Errorf("sandbox configuration has %d gofer sockets for %d gofer-served mounts", l.Gofer, n)
+	}
+	further := 0
+	if c.Restore != nil {
+		for i := range c.Restore.Further {
+			f := &c.Restore.Further[i]
+			if f.Name == "" || f.Mounts == nil {
+				return errors.New("sandbox configuration has a further container without name or mounts")
+			}
+			further += f.files()
+		}
+	}
+	if l.Further != further {
+		return fmt.Errorf("sandbox configuration has %d files for further containers, want %d", l.Further, further)
 	}
 	if l.Packet != len(c.Network.Links) {
 		return fmt.Errorf("sandbox configuration has %d packet sockets for %d network links", l.Packet, len(c.Network.Links))

@@ -271,24 +271,37 @@ func lastExec(sessions []Session) int {
 	return last
 }
 
+// streamKey names one stream of a session.
+type streamKey struct {
+	session string
+	n       int
+}
+
+// givenStreams are files for streams. They belong to whoever has the map.
+type givenStreams map[streamKey]*os.File
+
+// add gives a container its standard streams, and preserved from 3 on.
+func (g givenStreams) add(container string, stdio, preserved []*os.File) {
+	for i, f := range stdio {
+		g[streamKey{container, i}] = f
+	}
+	for i, f := range preserved {
+		g[streamKey{container, 3 + i}] = f
+	}
+}
+
 // reconnect returns, for every host stream that a saved kernel holds, the
-// descriptor that takes its place: the given files for the container's own,
+// descriptor that takes its place: the given files for the containers' own,
 // nowhere for those of execs. It takes ownership of the files.
-func (s *streams) reconnect(sessions []Session, files *Files) (map[checkpoint.ResourceID]int, error) {
-	given := make(map[int]*os.File)
-	for i, f := range files.Stdio {
-		given[i] = f
-	}
-	for i, f := range files.Preserved {
-		given[3+i] = f
-	}
+func (s *streams) reconnect(sessions []Session, given givenStreams) (map[checkpoint.ResourceID]int, error) {
 	fds := make(map[checkpoint.ResourceID]int)
 	for _, session := range sessions {
 		for _, n := range session.FDs {
 			var fd int
 			var err error
-			if f := given[n]; session.Name == RootContainer && f != nil {
-				delete(given, n)
+			key := streamKey{session.Name, n}
+			if f := given[key]; f != nil {
+				delete(given, key)
 				fd, err = s.give(session.Name, f, true)
 			} else {
 				fd, err = nowhere(n)
