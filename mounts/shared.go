@@ -12,6 +12,13 @@ import (
 // dev.gvisor.spec.mount.NAME.FIELD.
 const SharedPrefix = "dev.gvisor.spec.mount."
 
+// SharedName returns the name of the shared mount that an annotation speaks of.
+func SharedName(annotation string) (name string, ok bool) {
+	rest, ok := strings.CutPrefix(annotation, SharedPrefix)
+	name, _, _ = strings.Cut(rest, ".")
+	return name, ok && name != ""
+}
+
 // maxSharedHints bounds how many shared mounts annotations may describe.
 const maxSharedHints = maxMounts
 

@@ -2,11 +2,13 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/sbxmigrate/sbxmigrate/mounts"
@@ -72,6 +74,8 @@ type Restore struct {
 	Network *network.Identity
 	// Resets are connections that end with the restore, whose peers are told.
 	Resets []network.Fate
+	// Further are the containers besides the first, all that the saved kernel has.
+	Further []FurtherRestore
 	// Files are handed to boot.Hooks.Load; Create takes ownership.
 	Files []*os.File
 	// Memory becomes the sandbox's memory file; Create keeps its own copy.
@@ -84,6 +88,9 @@ func (r Root) Create(ctx context.Context, opts CreateOptions) (_ *Sandbox, warni
 	owned := append(append([]*os.File{}, opts.Stdio...), opts.Preserved...)
 	if opts.Restore != nil {
 		owned = append(owned, opts.Restore.Files...)
+		for _, f := range opts.Restore.Further {
+			owned = append(owned, f.Stdio...)
+		}
 	}
 	c := &creation{opts: opts, files: &boot.Files{}}
 	c.undoer(func() {
@@ -132,6 +139,8 @@ type creation struct {
 	record Record
 	log    *os.File
 	gofer  *gofer.Process
+	// restored are the containers besides the first, where a sandbox is restored.
+	restored []restoredFurther
 }
 
 func (c *creation) undoer(f func()) { c.undo = append(c.undo, f) }
@@ -175,7 +184,7 @@ func (c *creation) run(ctx context.Context) (*Sandbox, error) {
 	if c.in != nil {
 		return c.runFurther(ctx)
 	}
-	for _, step := range []func(context.Context) error{c.compileMounts, c.startGofer, c.openNetwork, c.openFiles} {
+	for _, step := range []func(context.Context) error{c.compileMounts, c.startGofer, c.openNetwork, c.openFiles, c.openFurther} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -203,27 +212,35 @@ func (c *creation) compileMounts(context.Context) error {
 }
 
 func (c *creation) startGofer(ctx context.Context) error {
+	g, err := c.startGoferOf(ctx, &c.record, c.opts.Bundle.Spec.Linux)
+	if err != nil {
+		return err
+	}
+	c.gofer, c.files.Gofer = g, g.Client
+	return nil
+}
+
+// startGoferOf starts the gofer of a container, and notes it in its record.
+func (c *creation) startGoferOf(ctx context.Context, record *Record, linux *specs.Linux) (*gofer.Process, error) {
 	cfg := gofer.Config{LogFile: c.log}
-	for _, m := range c.record.Mounts.GoferMounts() {
+	for _, m := range record.Mounts.GoferMounts() {
 		cfg.Mounts = append(cfg.Mounts, gofer.Mount{
 			Source: m.Source, ReadOnly: m.ServedReadOnly(), Recursive: m.Recursive,
 		})
 	}
-	if linux := c.opts.Bundle.Spec.Linux; linux != nil {
+	if linux != nil {
 		cfg.UIDMappings, cfg.GIDMappings = linux.UIDMappings, linux.GIDMappings
 	}
 	g, err := gofer.Start(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("start gofer: %w", err)
+		return nil, fmt.Errorf("start gofer: %w", err)
 	}
 	c.undoer(func() {
 		g.Kill()
 		g.Wait()
 	})
-	c.gofer = g
-	c.files.Gofer = g.Client
-	c.record.Gofer, err = identify(g.PID)
-	return err
+	record.Gofer, err = identify(g.PID)
+	return g, err
 }
 
 // openNetwork takes over the network namespace that the specification names.
@@ -290,6 +307,7 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 	if restore := c.opts.Restore; restore != nil {
 		cfg.Restore = &boot.RestoreConfig{
 			Sessions: restore.Sessions, Terminal: restore.Terminal, Processes: restore.Processes, Resets: restore.Resets,
+			Further: c.furtherConfig(),
 		}
 	}
 	process, err := c.startInCgroup(cfg)
@@ -315,7 +333,7 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 	if err := s.save(); err != nil {
 		return nil, err
 	}
-	if err := s.runHooks(ctx, hookCreateRuntime); err != nil {
+	if err := errors.Join(s.runHooks(ctx, hookCreateRuntime), c.saveFurther(ctx)); err != nil {
 		return nil, err
 	}
 	report, err := child.waitReady(ctx)
@@ -324,11 +342,14 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 		if goferErr := c.gofer.Ready(ctx); goferErr != nil {
 			return nil, fmt.Errorf("start gofer: %w", goferErr)
 		}
+		if goferErr := c.furtherGofersReady(ctx); goferErr != nil {
+			return nil, goferErr
+		}
 		return nil, c.explain(err)
 	}
 	c.warnings = append(c.warnings, report.Warnings...)
 	s.Creating = false
-	if err := s.save(); err != nil {
+	if err := errors.Join(s.save(), c.finishFurther()); err != nil {
 		return nil, err
 	}
 	if c.opts.PIDFile != "" {

@@ -63,6 +63,16 @@ func (s *Sandbox) Containers() ([]*Sandbox, error) {
 	return slices.DeleteFunc(all, func(o *Sandbox) bool { return o.SandboxID != s.ID || o.Sandbox != s.Sandbox }), nil
 }
 
+// DeleteWhole removes a sandbox with all of its containers, whatever they are doing.
+func (s *Sandbox) DeleteWhole(ctx context.Context) error {
+	all, err := s.Containers()
+	err = errors.Join(err, s.Delete(ctx, true))
+	for _, further := range all {
+		err = errors.Join(err, further.Delete(ctx, true))
+	}
+	return err
+}
+
 // maxContainerName is that of an ID.
 const maxContainerName = 128
 

@@ -29,31 +29,35 @@ func (c *creation) runFurther(ctx context.Context) (*Sandbox, error) {
 	return c.createFurther(ctx)
 }
 
-// compiledSpec is the specification that mounts are compiled from. What the
-// sandbox's first container says about shared mounts is said for all.
+// compiledSpec is the specification that mounts are compiled from.
 func (c *creation) compiledSpec() *specs.Spec {
-	own := c.opts.Bundle.Spec
 	if c.in == nil {
-		return own
+		return c.opts.Bundle.Spec
 	}
-	spec := *own
-	spec.Annotations = withShared(own.Annotations, c.in.Annotations)
-	return &spec
+	return WithShared(c.opts.Bundle.Spec, c.in.Annotations)
 }
 
-// withShared returns annotations with those of the sandbox about shared mounts that
-// the container mounts and says nothing about.
-func withShared(own, sandbox map[string]string) map[string]string {
-	sum := maps.Clone(own)
+// WithShared returns a further container's specification with what the annotations
+// of its sandbox's first one say about shared mounts, where it mounts them and says
+// nothing itself.
+func WithShared(own *specs.Spec, sandbox map[string]string) *specs.Spec {
+	spec := *own
+	spec.Annotations = maps.Clone(own.Annotations)
 	for key, value := range sandbox {
-		if _, has := own[key]; !has && strings.HasPrefix(key, mounts.SharedPrefix) {
-			if sum == nil {
-				sum = make(map[string]string)
-			}
-			sum[key] = value
+		name, found := mounts.SharedName(key)
+		if _, has := own.Annotations[key]; has || !found {
+			continue
 		}
+		mounted := slices.ContainsFunc(own.Mounts, func(m specs.Mount) bool { return m.Source == sandbox[mounts.SharedPrefix+name+".source"] })
+		if !mounted {
+			continue // it would be warned of
+		}
+		if spec.Annotations == nil {
+			spec.Annotations = make(map[string]string)
+		}
+		spec.Annotations[key] = value
 	}
-	return sum
+	return &spec
 }
 
 // checkShared refuses a shared mount that another container has otherwise: the first
