@@ -38,6 +38,9 @@ type Live struct {
 // OpenLive connects to a sandbox. The caller closes the Live; the sandbox goes
 // on then, unless it was disarmed.
 func OpenLive(ctx context.Context, sb *sandbox.Sandbox) (_ *Live, err error) {
+	if err := sb.NeedWhole("move"); err != nil {
+		return nil, err
+	}
 	l := &Live{sb: sb}
 	defer func() {
 		if err != nil {
@@ -159,6 +162,8 @@ type Stopped struct {
 	// Sessions are the host streams that the saved kernel refers to: whoever loads
 	// it must have been given them.
 	Sessions []boot.Session
+	// Containers are those that the saved kernel has besides the first.
+	Containers []boot.ContainerState
 }
 
 // InlinePages are pages with their content.
@@ -188,7 +193,7 @@ func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
 		args := &inside.SaveArgs{FilePayload: urpc.FilePayload{Files: theirs}}
 		var result inside.SaveResult
 		err := l.client.Call(ctx, inside.MethodSave, args, &result)
-		out.Sessions = result.Sessions
+		out.Sessions, out.Containers = result.Sessions, result.Containers
 		for _, f := range theirs {
 			f.Close()
 		}

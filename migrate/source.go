@@ -255,6 +255,9 @@ func (s *source) plan(ctx context.Context) (err error) {
 	if len(s.survey.Findings) > 0 {
 		return &checkpoint.UnsavableError{Findings: s.survey.Findings}
 	}
+	if f := severalContainers(1 + len(s.survey.Containers)); f != nil {
+		return &FindingsError{Findings: f}
+	}
 	s.report.Warnings = append(s.report.Warnings, s.survey.Warnings()...)
 	if s.memory, err = s.live.Memory(ctx); err != nil {
 		return err

@@ -42,7 +42,7 @@ func (s *source) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !covers(s.survey.Sessions, stopped.Sessions) {
+	if !covers(s.survey.Sessions, stopped.Sessions) || len(stopped.Containers) > 0 {
 		return errNewSession
 	}
 	for _, p := range []*pipe{state, meta} {

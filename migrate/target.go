@@ -29,6 +29,8 @@ const (
 	codeStandby = "standby"
 	codeLoad    = "load"
 
+	codeContainers = "containers"
+
 	codePages    = "pages"
 	codeProtocol = "protocol"
 )
@@ -191,6 +193,7 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 			Message: "a sandbox with a terminal cannot move: nobody holds its other end on the target",
 		})
 	}
+	findings = append(findings, severalContainers(len(d.Config.Containers))...)
 	if _, err := t.receiver.Root.Open(t.id); !errors.Is(err, sandbox.ErrNotFound) {
 		findings = append(findings, wire.Finding{
 			Code: "exists", Subject: "sandbox " + t.id, Fatal: true, Message: "the target has a sandbox of this ID: delete it first",
@@ -219,6 +222,17 @@ func findingsOf(plan *checkpoint.Plan) []wire.Finding {
 		})
 	}
 	return findings
+}
+
+// severalContainers refuses a sandbox that has more containers than its first.
+func severalContainers(n int) []wire.Finding {
+	if n <= 1 {
+		return nil
+	}
+	return []wire.Finding{{
+		Code: codeContainers, Subject: fmt.Sprintf("%d containers", n), Fatal: true,
+		Message: "a sandbox of several containers does not migrate live: checkpoint it, copy the image, and restore it with a bundle for each container",
+	}}
 }
 
 func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle *sandbox.Bundle, files []wire.MemoryFile) error {

@@ -155,7 +155,7 @@ func (s *Sandbox) Spec() (*specs.Spec, error) {
 }
 
 // LogPath returns the path of the log of the sandbox's processes.
-func (s *Sandbox) LogPath() string { return filepath.Join(s.dir, logName) }
+func (s *Sandbox) LogPath() string { return filepath.Join(s.processDir(), logName) }
 
 // lock keeps other commands from changing the sandbox until unlock is called.
 func (s *Sandbox) lock() (unlock func(), err error) {

@@ -83,6 +83,9 @@ func runMigrate(ctx context.Context, c *cli, opts migrateOptions, id, address st
 	if err != nil {
 		return err
 	}
+	if err := sb.NeedWhole("migrate"); err != nil {
+		return err
+	}
 	o, err := opts.migration(address)
 	if err != nil {
 		return err
