@@ -26,6 +26,8 @@ type Sandbox struct {
 	// child is set in the command that created the sandbox process, which has
 	// to collect it when it ends.
 	child *child
+	// restored are the further containers that the command has restored with it.
+	restored []restoredFurther
 }
 
 // CreateOptions says what sandbox to create.
@@ -327,7 +329,7 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
 	}
 	c.adjustOOMScore()
-	s := &Sandbox{Record: c.record, dir: c.dir, child: child}
+	s := &Sandbox{Record: c.record, dir: c.dir, child: child, restored: c.restored}
 	// From here on there is a process to be ended, whatever becomes of us.
 	s.Creating = true
 	if err := s.save(); err != nil {

@@ -219,7 +219,7 @@ func (s *Sandbox) waitFurther(ctx context.Context) (int, error) {
 // processes, which may share a PID namespace with others.
 func (s *Sandbox) signalFurther(ctx context.Context, signal unix.Signal, all bool) error {
 	target := control.TargetProcess
-	if all {
+	if all || signal == unix.SIGKILL {
 		target = control.TargetAll
 	}
 	args := &control.SignalArgs{Which: s.which(), Signal: int32(signal), Target: target}

@@ -65,7 +65,11 @@ func (s *Sandbox) Start(ctx context.Context) error {
 	if err := s.call(ctx, control.MethodStart, &which, &control.None{}); err != nil {
 		return fmt.Errorf("start sandbox %q: %w", s.ID, err)
 	}
-	if err := s.runHooks(ctx, hookPoststart); err != nil {
+	err = s.runHooks(ctx, hookPoststart)
+	for _, f := range s.restored {
+		err = errors.Join(err, f.container.runHooks(ctx, hookPoststart))
+	}
+	if err != nil {
 		// The runtime specification: the container is stopped then.
 		return errors.Join(err, s.Signal(ctx, unix.SIGKILL, true))
 	}

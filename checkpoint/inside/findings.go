@@ -23,7 +23,22 @@ const (
 	// CodeUnstarted is a container that was created and not started: a loaded
 	// kernel would start it.
 	CodeUnstarted = "container-not-started"
+	// CodeLingering is a container that has ended and whose files are still open, or
+	// whose processes still run, in a PID namespace of others.
+	CodeLingering = "ended-container-in-use"
 )
+
+// findContainers finds what of the sandbox's containers could not be restored.
+func findContainers(s *boot.Sandbox) []Finding {
+	findings := findUnstarted(s.Containers())
+	for _, name := range s.Lingering() {
+		findings = append(findings, Finding{
+			Code: CodeLingering, Detail: fmt.Sprintf("container %q has ended, but processes of it run, or others have its files open", name),
+			Remedy: "delete it, and end who has its files open",
+		})
+	}
+	return findings
+}
 
 // findUnstarted finds the containers that wait for somebody to start them.
 func findUnstarted(containers []boot.ContainerState) []Finding {

@@ -50,7 +50,7 @@ func (c *Checkpoint) Survey(_ *control.None, out *Survey) error {
 	out.Containers = c.s.Containers()
 	out.MemoryBytes = c.s.MemoryFile().TotalSize()
 	out.Findings = append(findArriving(), findUnsavable(c.s.Kernel())...)
-	out.Findings = append(out.Findings, findUnstarted(out.Containers)...)
+	out.Findings = append(out.Findings, findContainers(c.s)...)
 	stack, _ := c.s.Network()
 	var losses []network.Loss
 	out.Network, losses = network.Snapshot(stack, c.s.BootedNetwork())
@@ -182,7 +182,7 @@ func (c *Checkpoint) claim(lifeline *os.File) (*stop, error) {
 		}
 	}
 	// Nobody can make or start a container from here on.
-	if f := findUnstarted(c.s.Containers()); f != nil {
+	if f := findContainers(c.s); f != nil {
 		c.s.Enter(boot.PhaseSaving, from)
 		return nil, fmt.Errorf("cannot checkpoint: %s: %s", f[0].Detail, f[0].Remedy)
 	}

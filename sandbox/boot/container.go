@@ -26,6 +26,10 @@ type container struct {
 	// exit takes the ExitRecord of a further container; that of the first is Main's.
 	exit *os.File
 
+	// served are the sockets to the gofer of a further container. While one is open
+	// something inside refers to files of the container.
+	served []heldStream
+
 	started atomic.Bool
 	ended   chan struct{} // closed once its first process has ended, and that is on record
 }
@@ -140,11 +144,44 @@ func (s *Sandbox) remove(c *container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.further, c.name)
+	s.gone = append(s.gone, c)
 	for key := range s.execs {
 		if key.container == c.name {
 			delete(s.execs, key)
 		}
 	}
+}
+
+// Lingering returns the names of the containers that have ended, and whose files or
+// processes something inside still has. A saved kernel would ask for their gofers.
+func (s *Sandbox) Lingering() []string {
+	ended := slices.DeleteFunc(s.furtherContainers(), func(c *container) bool { return !c.hasEnded() })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = slices.DeleteFunc(s.gone, func(c *container) bool { return !c.lingers() })
+	var names []string
+	for _, c := range append(ended, s.gone...) {
+		if c.lingers() {
+			names = append(names, c.name)
+		}
+	}
+	return names
+}
+
+// lingers says whether something inside still refers to what the container's gofer
+// serves.
+func (c *container) lingers() bool { return slices.ContainsFunc(c.served, heldStream.open) }
+
+// serve notes the sockets to the container's gofer. The kernel owns them.
+func (c *container) serve(fds []int) error {
+	for i, fd := range fds {
+		h, err := holdFile(i, fd)
+		if err != nil {
+			return err
+		}
+		c.served = append(c.served, h)
+	}
+	return nil
 }
 
 // ContainerState is what a sandbox says of one of its further containers that has

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"gvisor.dev/gvisor/pkg/sentry/checkpoint"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
@@ -47,8 +48,8 @@ func (s *Sandbox) createContainer(in *control.CreateArgs) (err error) {
 	if phase := s.Phase(); phase != PhaseRunning {
 		return fmt.Errorf("cannot create container: sandbox is %s, want %s", phase, PhaseRunning)
 	}
-	if _, err := s.container(in.Name); err == nil {
-		return fmt.Errorf("sandbox has a container %q already", in.Name)
+	if err := s.checkName(in.Name); err != nil {
+		return err
 	}
 	args, err := newProcessArgs(s.kernel, in.Name, in.Spec.Process)
 	if err != nil {
@@ -74,6 +75,9 @@ func (s *Sandbox) createContainer(in *control.CreateArgs) (err error) {
 		closeAll(stdio, preserved)
 		return err
 	}
+	if err := c.serve(goferFDs); err != nil {
+		return err
+	}
 	s.kernel.RegisterContainerName(c.name, c.name)
 	if err := s.mountAll(&args, in.Spec.Linux, in.Mounts, goferFDs); err != nil {
 		closeAll(stdio, preserved)
@@ -83,6 +87,19 @@ func (s *Sandbox) createContainer(in *control.CreateArgs) (err error) {
 		return err
 	}
 	return s.add(c)
+}
+
+// checkName refuses a name under which the kernel has something already: it would be
+// saved under the same name.
+func (s *Sandbox) checkName(name string) error {
+	if _, err := s.container(name); err == nil {
+		return fmt.Errorf("sandbox has a container %q already", name)
+	}
+	isName := func(session Session) bool { return session.Name == name }
+	if slices.Contains(s.Lingering(), name) || slices.ContainsFunc(s.Sessions(), isName) {
+		return fmt.Errorf("a container %q has ended, but files of it are still open inside: end who has them, or use another name", name)
+	}
+	return nil
 }
 
 // checkCreate checks what the rest relies on.
@@ -166,6 +183,11 @@ func (s *Sandbox) reconnect(files *Files) (map[checkpoint.ResourceID]int, error)
 	for id, f := range gofers {
 		if hostFDs[id], err = release(f); err != nil {
 			return nil, err
+		}
+		if c, _ := s.container(id.ContainerName); c != nil && c != s.first {
+			if err := c.serve([]int{hostFDs[id]}); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return hostFDs, nil

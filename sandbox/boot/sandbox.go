@@ -56,6 +56,9 @@ type Sandbox struct {
 	execs map[processKey]execed
 	// further are the containers besides the first, by name. Guarded by mu.
 	further map[string]*container
+	// gone are those that were destroyed, while something inside refers to their
+	// files. Guarded by mu.
+	gone []*container
 }
 
 // processKey names a process by its container and its PID there.

@@ -219,18 +219,33 @@ type heldStream struct {
 	dev, ino uint64
 }
 
-// hold remembers a stream of a session until the kernel has closed it.
-func (s *streams) hold(session string, n, fd int) error {
+// holdFile remembers a descriptor that the kernel is given.
+func holdFile(n, fd int) (heldStream, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil {
-		return fmt.Errorf("stat stream: %w", err)
+		return heldStream{}, fmt.Errorf("stat stream: %w", err)
+	}
+	return heldStream{n, fd, stat.Dev, stat.Ino}, nil
+}
+
+// open says whether the kernel still has it.
+func (h heldStream) open() bool {
+	var stat unix.Stat_t
+	return unix.Fstat(h.fd, &stat) == nil && stat.Dev == h.dev && stat.Ino == h.ino
+}
+
+// hold remembers a stream of a session until the kernel has closed it.
+func (s *streams) hold(session string, n, fd int) error {
+	h, err := holdFile(n, fd)
+	if err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held == nil {
 		s.held = make(map[string][]heldStream)
 	}
-	s.held[session] = append(s.held[session], heldStream{n, fd, stat.Dev, stat.Ino})
+	s.held[session] = append(s.held[session], h)
 	return nil
 }
 
@@ -242,11 +257,7 @@ func (s *streams) sessions() []Session {
 	var all []Session
 	for _, name := range slices.Sorted(maps.Keys(s.held)) {
 		session := Session{Name: name}
-		s.held[name] = slices.DeleteFunc(s.held[name], func(h heldStream) bool {
-			var stat unix.Stat_t
-			err := unix.Fstat(h.fd, &stat)
-			return err != nil || stat.Dev != h.dev || stat.Ino != h.ino
-		})
+		s.held[name] = slices.DeleteFunc(s.held[name], func(h heldStream) bool { return !h.open() })
 		for _, h := range s.held[name] {
 			session.FDs = append(session.FDs, h.n)
 		}
