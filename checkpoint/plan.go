@@ -82,7 +82,9 @@ type Plan struct {
 }
 
 // Several says whether the saved sandbox has more containers than its first.
-func (p *Plan) Several() bool { return len(p.saved.further) > 0 }
+func (p *Plan) Several() bool {
+	return slices.ContainsFunc(p.Mounts, func(m restoreenv.Backing) bool { return m.Container != p.Mounts[0].Container })
+}
 
 // Refuses says whether a restore would refuse.
 func (p *Plan) Refuses() bool { return len(p.Refusals()) > 0 }

@@ -337,3 +337,57 @@ func (p *pod) checkPlans(h *host, image, podDir, redis, client string) {
 		h.t.Errorf("restore without a bundle for client: %s", got)
 	}
 }
+
+// The terminal of a further container is its own, and comes back with a restore.
+func TestContainersWithTerminal(t *testing.T) {
+	a, b := newHost(t), newHost(t)
+	p := startPod(t, a, "pod")
+	dir := p.add("shell", guest.Bundle{Args: []string{"/bin/sh", "-i"}, Terminal: true, Env: []string{"PS1=$ "}})
+	console := newConsoleSocket(t)
+	a.mustLaunch("shell", "run", "--detach", "--bundle", dir, "--console-socket", console.path, "shell")
+	term := watch(t, console.receive())
+	term.ask("true")
+	term.typeIn("x=kept\n")
+	term.resize(33, 77)
+	if got := term.ask("stty size"); got != "33 77" {
+		t.Errorf("the window is %q", got)
+	}
+	image := a.path("images") + ":pod"
+	a.must("checkpoint", "pod", "--image", image)
+
+	flags := []string{"restore", "--image", image, "--bundle", b.bundle("pod", p.bundles["pod"]), "--bundle", "shell=" + b.bundle("shell", p.bundles["shell"]), "--detach"}
+	if got := b.refuses(append(flags, "pod")...); !strings.Contains(got, "--container-console-socket shell=") {
+		t.Errorf("restore without a console: %s", got)
+	}
+	console = newConsoleSocket(t)
+	b.mustLaunch("pod", append(flags, "--container-console-socket", "shell="+console.path, "pod")...)
+	term = watch(t, console.receive())
+	if got := term.ask("echo $x; stty size"); got != "kept 33 77" {
+		t.Errorf("the restored shell says %q", got)
+	}
+	term.typeIn("sleep 1000\n")
+	eventually(t, "the shell has a job", func() bool { return strings.Contains(b.must("ps", "shell"), "sleep") })
+	term.typeIn("\x03")
+	term.ask("true")
+	term.typeIn("exit 5\n")
+	if r := b.try("wait", "shell"); r.code != 5 {
+		t.Error(r)
+	}
+}
+
+// What is left of a container that has ended stands in the way of a checkpoint, and is named.
+func TestContainersLeftOver(t *testing.T) {
+	h := newHost(t)
+	p := startPod(t, h, "pod")
+	p.start("left", "sleep 1000000 & exit 4", pidNamespace(""))
+	if r := h.try("wait", "left"); r.code != 4 {
+		t.Fatal(r)
+	}
+	image := h.path("images") + ":pod"
+	if got := h.refuses("checkpoint", "pod", "--image", image); !strings.Contains(got, "ended-container-in-use") || !strings.Contains(got, `"left"`) {
+		t.Errorf("checkpoint beside processes of an ended container: %s", got)
+	}
+	h.wantStatus("pod", specs.StateRunning)
+	h.must("delete", "left")
+	h.must("checkpoint", "pod", "--image", image, "--leave-running")
+}

@@ -153,6 +153,11 @@ func runStandIn(ctx context.Context, c *cli, id string) error {
 	if err != nil {
 		return err
 	}
+	if told.PID == containerPID {
+		if err := s.JoinCgroup(); err != nil {
+			c.warn(err.Error())
+		}
+	}
 	go passOn(ctx, s, told.PID, terminal, caught)
 	if !told.Alone {
 		_, err := io.Copy(io.Discard, assign) // ends when it is let go of
