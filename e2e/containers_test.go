@@ -147,6 +147,9 @@ func TestContainers(t *testing.T) {
 	if log := readFile(t, h.path("job.log")); !strings.Contains(log, "over") {
 		t.Errorf("job printed %q", log)
 	}
+	if r := h.try("events", "job"); r.code != 0 || r.stdout != "" {
+		t.Errorf("events of one that has ended: %v", r)
+	}
 	h.must("delete", "job")
 	p.start("job", "exit 3") // the name is free again
 	if r := h.try("wait", "job"); r.code != 3 {

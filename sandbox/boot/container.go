@@ -21,6 +21,8 @@ type container struct {
 	// process is its first process. The container's processes are numbered in the
 	// PID namespace of that.
 	process *kernel.ThreadGroup
+	// ownPIDs says that it is the first of a PID namespace, which ends with it.
+	ownPIDs bool
 	// terminalFD is its terminal on the host, -1 if it has none.
 	terminalFD int
 	// exit takes the ExitRecord of a further container; that of the first is Main's.
@@ -60,6 +62,14 @@ func (c *container) status(sandbox Phase) Phase {
 		return PhaseCreated
 	}
 	return sandbox
+}
+
+// initPID is the PID of the first process of a PID namespace.
+const initPID kernel.ThreadID = 1
+
+// setProcess says what the container's first process is.
+func (c *container) setProcess(tg *kernel.ThreadGroup) {
+	c.process, c.ownPIDs = tg, tg.PIDNamespace().IDOfThreadGroup(tg) == initPID
 }
 
 // rememberTerminal keeps a descriptor of the container's terminal, if it has
@@ -139,10 +149,14 @@ func (s *Sandbox) add(c *container) error {
 	return nil
 }
 
-// remove undoes add, and forgets the container's execs.
-func (s *Sandbox) remove(c *container) {
+// remove undoes add, and forgets the container's execs. It says whether the
+// container was still there.
+func (s *Sandbox) remove(c *container) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.further[c.name] != c {
+		return false
+	}
 	delete(s.further, c.name)
 	s.gone = append(s.gone, c)
 	for key := range s.execs {
@@ -150,6 +164,7 @@ func (s *Sandbox) remove(c *container) {
 			delete(s.execs, key)
 		}
 	}
+	return true
 }
 
 // Lingering returns the names of the containers that have ended, and whose files or
@@ -224,6 +239,9 @@ func (s *Sandbox) watchAll() {
 // watch records the end of a further container.
 func (s *Sandbox) watch(c *container) {
 	c.process.WaitExited()
+	if c.ownPIDs {
+		s.endTasks(c) // they are being killed; with the last one go its mounts
+	}
 	s.streams.flush(c.name)
 	if err := writeJSON(c.exit, ExitRecord{Status: exitStatus(c.process.ExitStatus())}); err != nil {
 		log.Warningf("record exit status of container %q: %v", c.name, err)
@@ -296,8 +314,9 @@ func (s *Sandbox) destroyContainer(name string) error {
 	}
 	s.endTasks(c)
 	<-c.ended
-	s.remove(c)
-	c.close()
+	if s.remove(c) { // and no other call meanwhile
+		c.close()
+	}
 	return nil
 }
 

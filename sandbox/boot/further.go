@@ -76,6 +76,7 @@ func (s *Sandbox) createContainer(in *control.CreateArgs) (err error) {
 		return err
 	}
 	if err := c.serve(goferFDs); err != nil {
+		closeAll(stdio, preserved)
 		return err
 	}
 	s.kernel.RegisterContainerName(c.name, c.name)
@@ -195,14 +196,14 @@ func (s *Sandbox) reconnect(files *Files) (map[checkpoint.ResourceID]int, error)
 
 // findContainers finds the first process of every container in a loaded kernel.
 func (s *Sandbox) findContainers() error {
-	s.first.process = s.kernel.GlobalInit()
+	s.first.setProcess(s.kernel.GlobalInit())
 	for _, tg := range s.kernel.RootPIDNamespace().ThreadGroups() {
 		leader := tg.Leader()
 		if leader.Parent() != nil || leader.Origin == kernel.OriginExec {
 			continue
 		}
 		if c, err := s.container(leader.ContainerID()); err == nil && c != s.first {
-			c.process = tg
+			c.setProcess(tg)
 		}
 	}
 	for _, c := range s.furtherContainers() {

@@ -163,6 +163,9 @@ func (l *Lifecycle) Stats(in *control.Which, out *control.Stats) error {
 		if err != nil {
 			return err
 		}
+		if c.hasEnded() {
+			return errStopped
+		}
 		*out = l.s.usage(c)
 		return nil
 	}

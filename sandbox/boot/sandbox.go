@@ -240,9 +240,11 @@ func (s *Sandbox) createFirstProcess(c *container, args *kernel.CreateProcessArg
 		return fmt.Errorf("process.args: find %q in the container: %w", args.Argv[0], err)
 	}
 	created = true // it takes the namespace, even where it fails
-	if c.process, _, err = s.kernel.CreateProcess(*args); err != nil {
+	tg, _, err := s.kernel.CreateProcess(*args)
+	if err != nil {
 		return fmt.Errorf("process.args: execute %q: %w", args.Filename, err)
 	}
+	c.setProcess(tg)
 	return nil
 }
 
