@@ -111,10 +111,16 @@ func readSaved(c *image.Config) (*saved, error) {
 			return nil, fmt.Errorf("image config: %s: %w", part.name, err)
 		}
 	}
+	var err error
+	if s.further, err = readFurther(c.Containers[1:], s.streams.Terminals); err != nil {
+		return nil, err
+	}
 	// They are for people, and a hint for us: an image without them is as good.
 	json.Unmarshal(c.Processes, &s.processes)
-	var err error
 	if s.environment, err = restoreenv.Parse(c.Environment); err != nil {
+		return nil, fmt.Errorf("image config: %w", err)
+	}
+	if err := s.checkEnvironment(); err != nil {
 		return nil, fmt.Errorf("image config: %w", err)
 	}
 	id, err := network.ParseIdentity(c.Network)
@@ -127,9 +133,6 @@ func readSaved(c *image.Config) (*saved, error) {
 	}
 	if s.spec.Process == nil {
 		return nil, fmt.Errorf("image config: spec has no process")
-	}
-	if s.further, err = readFurther(c.Containers[1:], s.streams.Terminals); err != nil {
-		return nil, err
 	}
 	return s, nil
 }

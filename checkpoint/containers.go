@@ -97,6 +97,29 @@ func readFurther(containers []image.Container, terminals map[string]*boot.Termin
 	return all, nil
 }
 
+// checkEnvironment checks that what gofers are to serve is what the environment has,
+// container by container: only that is resolved on this host, and a path that an
+// image names is not to be served for want of another.
+func (s *saved) checkEnvironment() error {
+	lists := map[string]*mounts.List{boot.RootContainer: &s.mounts}
+	for i := range s.further {
+		lists[s.further[i].name] = &s.further[i].mounts
+	}
+	for name := range s.environment {
+		if lists[name] == nil {
+			return fmt.Errorf("restore environment has a container %q, which has no mounts", name)
+		}
+	}
+	for name, list := range lists {
+		served := s.environment[name][mounts.FilesystemGofer]
+		same := slices.EqualFunc(list.GoferMounts(), served, func(m mounts.Mount, e restoreenv.Entry) bool { return m.Destination == e.Destination })
+		if !same {
+			return fmt.Errorf("container %q has other mounts of the host's files than its restore environment", name)
+		}
+	}
+	return nil
+}
+
 // FurtherOptions says how a container besides the first is restored.
 type FurtherOptions struct {
 	ID string // as which it is restored

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/sbxmigrate/sbxmigrate/image"
+	"github.com/sbxmigrate/sbxmigrate/mounts"
+	"github.com/sbxmigrate/sbxmigrate/restoreenv"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
 )
 
@@ -31,5 +33,38 @@ func TestReadFurther(t *testing.T) {
 	}
 	if _, err := readFurther([]image.Container{good, good}, nil); err == nil {
 		t.Error("two of one name are read")
+	}
+}
+
+// A path that an image names is never served because its environment does not mention the mount.
+func TestCheckEnvironment(t *testing.T) {
+	served := func(destinations ...string) (list mounts.List) {
+		for _, d := range destinations {
+			list.Mounts = append(list.Mounts, mounts.Mount{Destination: d, Filesystem: mounts.FilesystemGofer, Source: "/etc"})
+		}
+		list.Mounts = append(list.Mounts, mounts.Mount{Destination: "/tmp", Filesystem: mounts.FilesystemTmpfs})
+		return list
+	}
+	entries := func(destinations ...string) restoreenv.Sources {
+		list := served(destinations...)
+		return restoreenv.Build("", &list)[""]
+	}
+	for _, c := range []struct {
+		name        string
+		environment restoreenv.Environment
+		ok          bool
+	}{
+		{"the same", restoreenv.Environment{"root": entries("/", "/a"), "web": entries("/")}, true},
+		{"a container less", restoreenv.Environment{"root": entries("/", "/a")}, false},
+		{"a container more", restoreenv.Environment{"root": entries("/", "/a"), "web": entries("/"), "db": entries("/")}, false},
+		{"a mount less", restoreenv.Environment{"root": entries("/"), "web": entries("/")}, false},
+		{"a mount more", restoreenv.Environment{"root": entries("/", "/a"), "web": entries("/", "/b")}, false},
+		{"another mount", restoreenv.Environment{"root": entries("/", "/b"), "web": entries("/")}, false},
+		{"another order", restoreenv.Environment{"root": entries("/a", "/"), "web": entries("/")}, false},
+	} {
+		s := &saved{mounts: served("/", "/a"), further: []savedContainer{{name: "web", mounts: served("/")}}, environment: c.environment}
+		if err := s.checkEnvironment(); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		}
 	}
 }
