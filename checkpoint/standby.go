@@ -32,9 +32,10 @@ type Standby struct {
 }
 
 // NewStandby starts a standby under a plan that does not refuse. create's
-// Restore is filled in; from names where the sandbox comes from. whole says that
+// Restore is filled in, further says how the containers besides the first are made, by
+// name; from names where the sandbox comes from. whole says that
 // every page is in its place before the start.
-func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string, whole bool, create sandbox.CreateOptions) (_ *Standby, err error) {
+func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string, whole bool, create sandbox.CreateOptions, further map[string]FurtherOptions) (_ *Standby, err error) {
 	s := &Standby{created: make(chan struct{})}
 	var theirs []*os.File
 	open := func(ours, other *os.File, openErr error) *os.File {
@@ -62,8 +63,9 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string,
 		for _, f := range theirs {
 			f.Close()
 		}
-		for _, f := range create.Stdio {
-			f.Close()
+		closeFiles(create.Stdio)
+		for _, f := range further {
+			closeFiles(f.Stdio)
 		}
 		s.close()
 		return nil, err
@@ -71,7 +73,7 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string,
 	create.Restore = &sandbox.Restore{
 		From: from, Mounts: plan.list, Network: plan.network,
 		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal, Processes: len(plan.saved.processes),
-		Files: theirs, Memory: s.Memory,
+		Files: theirs, Memory: s.Memory, Further: plan.furtherRestore(further),
 	}
 	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
@@ -159,7 +161,7 @@ func (s *Standby) Discard() error {
 	if s.sb == nil {
 		return nil // Create has cleaned up
 	}
-	return s.sb.Delete(context.Background(), true)
+	return s.sb.DeleteWhole(context.Background())
 }
 
 func (s *Standby) close() {

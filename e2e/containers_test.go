@@ -229,27 +229,46 @@ while True:
     os.rename("/mnt/n.new", "/mnt/n")
 `
 
+// startCountingPod starts a sandbox with redis and a client that stays connected to it.
+func startCountingPod(t *testing.T, h *host) *pod {
+	t.Helper()
+	p := startPod(t, h, "pod")
+	h.run("redis", p.add("redis", guest.Bundle{Root: "/", Args: []string{"/usr/bin/redis-server", "--port", "6379", "--save", "", "--dir", "/tmp"}}))
+	cli := []string{"exec", "redis", "/usr/bin/redis-cli", "-p", "6379"}
+	eventually(t, "redis answers", func() bool { return strings.Contains(h.try(append(cli, "ping")...).stdout, "PONG") })
+	h.must(append(cli, "debug", "populate", "20000", "key", "100")...)
+	h.run("client", p.add("client", guest.Bundle{Root: "/", Args: []string{guest.Python, "-c", countingClient}}))
+	eventually(t, "the client counts", func() bool { return h.try("exec", "client", "/bin/cat", "/mnt/n").code == 0 })
+	h.exec("client", "/bin/sh", "-c", "head -c 100000 /dev/urandom >/mnt/random")
+	return p
+}
+
+// podCount is how far the client of a counting pod has come.
+func podCount(h *host, client string) int {
+	h.t.Helper()
+	return atoi(h.t, h.exec(client, "/bin/cat", "/mnt/n"))
+}
+
+// podCountsOn fails unless the client of a counting pod goes on.
+func podCountsOn(h *host, client string) {
+	h.t.Helper()
+	n := podCount(h, client)
+	eventually(h.t, "the client counts on", func() bool { return podCount(h, client) > n })
+}
+
+// digest is of all that must not change: all keys but the one that counts, and a file in the volume.
+func (p *pod) digest(h *host) string {
+	h.t.Helper()
+	return h.exec("redis", "/bin/sh", "-c", "redis-cli -p 6379 --raw mget $(seq -f key:%.0f 0 19999) | md5sum; md5sum </mnt/random")
+}
+
 // A sandbox with redis, a client that stays connected to it, and a volume in memory between both is restored elsewhere under other
 // IDs, and all goes on.
 func TestContainersRestored(t *testing.T) {
 	a, b := newHost(t), newHost(t)
-	p := startPod(t, a, "pod")
-	a.run("redis", p.add("redis", guest.Bundle{Root: "/", Args: []string{"/usr/bin/redis-server", "--port", "6379", "--save", "", "--dir", "/tmp"}}))
-	cli := []string{"/usr/bin/redis-cli", "-p", "6379"}
-	eventually(t, "redis answers", func() bool {
-		return strings.Contains(a.try(append([]string{"exec", "redis"}, append(cli, "ping")...)...).stdout, "PONG")
-	})
-	a.exec("redis", append(cli, "debug", "populate", "20000", "key", "100")...)
-	a.run("client", p.add("client", guest.Bundle{Root: "/", Args: []string{guest.Python, "-c", countingClient}}))
+	p := startCountingPod(t, a)
 	p.start("short", "exit 0")
-	count := func(h *host, id string) int { return atoi(t, h.exec(id, "/bin/cat", "/mnt/n")) }
-	eventually(t, "the client counts", func() bool { return a.try("exec", "client", "/bin/cat", "/mnt/n").code == 0 })
-	a.exec("client", "/bin/sh", "-c", "head -c 100000 /dev/urandom >/mnt/random")
-	digest := func(h *host) string {
-		// Of all keys but the one that counts.
-		return h.exec("redis", "/bin/sh", "-c", "redis-cli -p 6379 --raw mget $(seq -f key:%.0f 0 19999) | md5sum; md5sum </mnt/random")
-	}
-	before, n := digest(a), count(a, "client")
+	before, n := p.digest(a), podCount(a, "client")
 	if r := a.try("wait", "short"); r.code != 0 {
 		t.Fatal(r)
 	}
@@ -263,7 +282,7 @@ func TestContainersRestored(t *testing.T) {
 	a.must("delete", "--force", "idle")
 
 	a.must("checkpoint", "pod", "--image", image, "--leave-running")
-	if later := count(a, "client"); later < n {
+	if later := podCount(a, "client"); later < n {
 		t.Errorf("the client is at %d, it was at %d", later, n)
 	}
 	a.must("checkpoint", "pod", "--image", image)
@@ -279,14 +298,13 @@ func TestContainersRestored(t *testing.T) {
 	if got := strings.Fields(b.must("list", "--quiet")); !cmp.Equal(got, []string{"client2", "pod2", "redis"}) {
 		t.Fatalf("restored are %q", got)
 	}
-	if after := digest(b); after != before {
+	if after := p.digest(b); after != before {
 		t.Errorf("content is\n%s, was\n%s", after, before)
 	}
-	restored := count(b, "client2")
-	if restored < n {
+	if restored := podCount(b, "client2"); restored < n {
 		t.Errorf("the client is at %d, it was at %d", restored, n)
 	}
-	eventually(t, "the client counts on", func() bool { return count(b, "client2") > restored })
+	podCountsOn(b, "client2")
 
 	// Restored containers are as good as others.
 	if pid := readFile(t, b.path("client2.pid")); pid != fmt.Sprint(b.sandboxState("client2").Pid) {

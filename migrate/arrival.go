@@ -19,6 +19,8 @@ type arrival struct {
 	// fetch brings what is missing after post-copy; nil where nothing is. Set before
 	// Start, guarded by mu from then on.
 	fetch *fetch
+	// standIns are those of the containers besides the first.
+	standIns []StandIn
 
 	mu sync.Mutex
 	// sb is the sandbox once it is loaded. Guarded by mu, as is everything below.
@@ -51,11 +53,18 @@ func (a *arrival) packet(nic uint16, p wire.Packet) {
 	}
 }
 
-// loaded says that the sandbox only has to be started.
-func (a *arrival) loaded(sb *sandbox.Sandbox) {
+// loaded says that the sandbox only has to be started. Its containers are there: so
+// are the processes that stand for them.
+func (a *arrival) loaded(sb *sandbox.Sandbox) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sb = sb
+	for _, s := range a.standIns {
+		if err := s.Assign(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Copy implements handover.Arrival.
@@ -66,7 +75,7 @@ func (a *arrival) Copy() journal.Copy {
 	case a.gone || a.sb == nil || !a.sb.Sandbox.Alive():
 		return journal.Absent
 	case !a.started:
-		if !a.sb.Gofer.Alive() && a.standby.Discard() == nil {
+		if !a.sb.GofersAlive() && a.standby.Discard() == nil {
 			// It would run without its files, when the source still has a copy that has them.
 			a.discarded()
 			return journal.Absent
@@ -106,6 +115,7 @@ func (a *arrival) Start(ctx context.Context) error {
 	failpoint.Here(failpoint.TargetStarted)
 	// From now on the sandbox needs nothing of us.
 	a.standby.Release()
+	closeStandIns(a.standIns)
 	go a.sb.Wait(context.WithoutCancel(ctx)) // collects the process
 	return nil
 }
@@ -141,6 +151,7 @@ func (a *arrival) Discard() error {
 // discarded notes that there is no standby any more. The caller holds mu.
 func (a *arrival) discarded() {
 	a.gone = true
+	closeStandIns(a.standIns)
 	if a.fetch != nil {
 		a.fetch.pager.Close()
 	}

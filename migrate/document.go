@@ -16,9 +16,11 @@ import (
 type document struct {
 	Config image.Config `json:"config"` // without environment and network, which are the plan's own
 	// Bundle is the directory of the bundle on the target.
-	Bundle string            `json:"bundle"`
-	Policy restoreenv.Policy `json:"policy"`
-	Map    map[string]string `json:"map"`
+	Bundle string `json:"bundle"`
+	// Bundles are those of the containers besides the first, by name.
+	Bundles map[string]string `json:"bundles,omitempty"`
+	Policy  restoreenv.Policy `json:"policy"`
+	Map     map[string]string `json:"map"`
 }
 
 // plan makes the message that says what would move.

@@ -61,8 +61,14 @@ func (o original) Destroy(ctx context.Context) error {
 	if err != nil || sb == nil {
 		return err
 	}
-	if err := sb.MarkMigrated(o.to); err != nil {
+	all, err := sb.Containers()
+	if err != nil {
 		return err
+	}
+	for _, c := range append(all, sb) {
+		if err := c.MarkMigrated(o.to); err != nil {
+			return err
+		}
 	}
 	return sb.End(context.WithoutCancel(ctx))
 }

@@ -31,7 +31,11 @@ type Receiver struct {
 	Outputs string
 	// Bundles has the directory of a sandbox's bundle by ID, where it is not what
 	// the source says.
-	Bundles  map[string]string
+	Bundles map[string]string
+	// StandIns starts a process that stands on this host for a container besides the
+	// first, by the container's ID. Nil: sandboxes that have one are refused.
+	StandIns func(containerID string) (StandIn, error)
+
 	Identity hostkey.Identity
 	Keys     *hostkey.Store
 	Logger   *slog.Logger

@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -179,7 +180,7 @@ func (r *Receiver) sweep(ctx context.Context) {
 		if !ok || sb.Sandbox.Alive() {
 			continue
 		}
-		h, err := journal.Read(r.Journals, sb.ID)
+		h, err := journal.Read(r.Journals, cmp.Or(sb.SandboxID, sb.ID))
 		if err != nil {
 			r.Logger.Warn("journal cannot be read", "sandbox", sb.ID, "error", err)
 			continue

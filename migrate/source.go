@@ -34,7 +34,7 @@ func Migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options) (Report, er
 		report, _, err = migrate(ctx, sb, opts, false)
 		report.addAttempt(first)
 		if err == nil {
-			report.Warnings = append(report.Warnings, "it was moved in a second attempt: during the first, a process was started inside by exec")
+			report.Warnings = append(report.Warnings, "it was moved in a second attempt: during the first, a process was started inside by exec, or a container was started or ended")
 		}
 	}
 	return report, err
@@ -57,7 +57,7 @@ func migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options, retry bool)
 	}
 	s.report.WireBytes = s.wireBytes()
 	s.report.SetTiming(s.machine.Timing())
-	again = retry && errors.Is(err, errNewSession) && s.resumed && ctx.Err() == nil && !opts.Canceller.isCancelled()
+	again = retry && (errors.Is(err, errNewSession) || errors.Is(err, errContainers)) && s.resumed && ctx.Err() == nil && !opts.Canceller.isCancelled()
 	if !again {
 		s.tell(s.report.Reason)
 	}
@@ -255,9 +255,6 @@ func (s *source) plan(ctx context.Context) (err error) {
 	if len(s.survey.Findings) > 0 {
 		return &checkpoint.UnsavableError{Findings: s.survey.Findings}
 	}
-	if f := severalContainers(1 + len(s.survey.Containers)); f != nil {
-		return &FindingsError{Findings: f}
-	}
 	s.report.Warnings = append(s.report.Warnings, s.survey.Warnings()...)
 	if s.memory, err = s.live.Memory(ctx); err != nil {
 		return err
@@ -300,6 +297,9 @@ func (s *source) ask(ctx context.Context) error {
 		return err
 	}
 	d := document{Config: config, Bundle: s.opts.Bundle, Policy: s.opts.Policy, Map: s.opts.Map}
+	if d.Bundles, err = s.furtherBundles(); err != nil {
+		return err
+	}
 	plan, err := d.plan(s.survey.MemoryBytes / pages.PageSize)
 	if err != nil {
 		return err

@@ -42,7 +42,10 @@ func (s *source) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !covers(s.survey.Sessions, stopped.Sessions) || len(stopped.Containers) > 0 {
+	if !sameContainers(s.survey.Containers, stopped.Containers) {
+		return errContainers
+	}
+	if !covers(s.survey.Sessions, stopped.Sessions) {
 		return errNewSession
 	}
 	for _, p := range []*pipe{state, meta} {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/migrate/agent"
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
 	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
@@ -182,18 +183,18 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 	if err != nil {
 		return refuse(t.session, codePlan, err)
 	}
-	plan, err := checkpoint.PlanFor(&d.Config, checkpoint.PlanOptions{Bundle: bundle, Policy: d.Policy, Map: d.Map})
+	furtherBundles, furtherFindings := t.loadFurther(d)
+	plan, err := checkpoint.PlanFor(&d.Config, checkpoint.PlanOptions{Bundle: bundle, Further: furtherBundles, Policy: d.Policy, Map: d.Map})
 	if err != nil {
 		return refuse(t.session, codePlan, err)
 	}
-	findings := findingsOf(plan)
+	findings := append(furtherFindings, findingsOf(plan, wire.MaxFindings-2-len(furtherFindings))...)
 	if bundle.Spec.Process.Terminal {
 		findings = append(findings, wire.Finding{
 			Code: "terminal", Subject: "process.terminal", Fatal: true,
 			Message: "a sandbox with a terminal cannot move: nobody holds its other end on the target",
 		})
 	}
-	findings = append(findings, severalContainers(len(d.Config.Containers))...)
 	if _, err := t.receiver.Root.Open(t.id); !errors.Is(err, sandbox.ErrNotFound) {
 		findings = append(findings, wire.Finding{
 			Code: "exists", Subject: "sandbox " + t.id, Fatal: true, Message: "the target has a sandbox of this ID: delete it first",
@@ -204,17 +205,18 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 			return t.session.Control.Send(&wire.Findings{Findings: findings})
 		}
 	}
-	if err := t.startStandby(ctx, plan, bundle, m.Files); err != nil {
+	if err := t.startStandby(ctx, plan, bundle, &d.Config, m.Files); err != nil {
 		return refuse(t.session, codeStandby, err)
 	}
 	failpoint.Here(failpoint.TargetStandby)
 	return t.session.Control.Send(&wire.Findings{Findings: findings})
 }
 
-func findingsOf(plan *checkpoint.Plan) []wire.Finding {
+// findingsOf returns what stands in a plan, at most so many.
+func findingsOf(plan *checkpoint.Plan, most int) []wire.Finding {
 	findings := []wire.Finding{}
 	for _, f := range plan.Findings {
-		if len(findings) == wire.MaxFindings-2 {
+		if len(findings) == most {
 			break
 		}
 		findings = append(findings, wire.Finding{
@@ -224,29 +226,26 @@ func findingsOf(plan *checkpoint.Plan) []wire.Finding {
 	return findings
 }
 
-// severalContainers refuses a sandbox that has more containers than its first.
-func severalContainers(n int) []wire.Finding {
-	if n <= 1 {
-		return nil
-	}
-	return []wire.Finding{{
-		Code: codeContainers, Subject: fmt.Sprintf("%d containers", n), Fatal: true,
-		Message: "a sandbox of several containers does not migrate live: checkpoint it, copy the image, and restore it with a bundle for each container",
-	}}
-}
-
-func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle *sandbox.Bundle, files []wire.MemoryFile) error {
+func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle *sandbox.Bundle, config *image.Config, files []wire.MemoryFile) error {
 	stdio, err := t.receiver.openOutput(t.id)
 	if err != nil {
 		return err
 	}
-	whole := !Mode(t.hello.Mode).MayLeavePages()
-	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, cameBy(t.session.Attempt(), t.session.Peer.Name), whole,
-		sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: stdio, Output: t.receiver.outputPath(t.id)})
+	further, standIns, err := t.openFurther(config)
 	if err != nil {
+		for _, f := range stdio {
+			f.Close()
+		}
 		return err
 	}
-	t.arrival = &arrival{standby: standby}
+	whole := !Mode(t.hello.Mode).MayLeavePages()
+	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, cameBy(t.session.Attempt(), t.session.Peer.Name), whole,
+		sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: stdio, Output: t.receiver.outputPath(t.id)}, further)
+	if err != nil {
+		closeStandIns(standIns)
+		return err
+	}
+	t.arrival = &arrival{standby: standby, standIns: standIns}
 	t.inbox = newInbox(standby.Memory, int(t.hello.DataConnections), t.arrival.packet)
 	t.inbox.postcopy = Mode(t.hello.Mode).MayLeavePages()
 	t.inbox.resize(files)
@@ -333,7 +332,9 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	if err != nil {
 		return refuse(t.session, codeLoad, err)
 	}
-	t.arrival.loaded(sb)
+	if err := t.arrival.loaded(sb); err != nil {
+		return refuse(t.session, codeLoad, err)
+	}
 	if err := t.handover.Expect(t.session.Attempt(), t.arrival); err != nil {
 		return refuse(t.session, codeLoad, err)
 	}

@@ -244,5 +244,9 @@ func (s *Sandbox) deleteFurther(ctx context.Context, force bool) error {
 		return err
 	}
 	defer unlock()
-	return errors.Join(s.endGofer(ctx), s.removeCgroup(), s.runHooks(ctx, hookPoststop), os.RemoveAll(s.dir))
+	err = errors.Join(s.endGofer(ctx), s.removeCgroup())
+	if s.migratedError() == nil {
+		err = errors.Join(err, s.runHooks(ctx, hookPoststop))
+	}
+	return errors.Join(err, os.RemoveAll(s.dir))
 }

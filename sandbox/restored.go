@@ -79,7 +79,7 @@ func (c *creation) openRestored(ctx context.Context, f *FurtherRestore) error {
 	}
 	c.files.Further = append(append(append(c.files.Further, exit), f.Stdio...), g.Client...)
 	c.restored = append(c.restored, restoredFurther{f, s, g})
-	return nil
+	return s.save() // whoever ends us now leaves something that can be deleted
 }
 
 // furtherConfig tells the sandbox process of them.
@@ -89,6 +89,16 @@ func (c *creation) furtherConfig() []boot.FurtherContainer {
 		all = append(all, boot.FurtherContainer{Name: f.Name, Mounts: f.Mounts, HasTerminal: f.container.Terminal, Terminal: f.FurtherRestore.Terminal})
 	}
 	return all
+}
+
+// GofersAlive says whether the gofers of all containers that were made with the
+// sandbox by this process still serve.
+func (s *Sandbox) GofersAlive() bool {
+	alive := s.Gofer.Alive()
+	for _, f := range s.restored {
+		alive = alive && f.container.Gofer.Alive()
+	}
+	return alive
 }
 
 // saveFurther publishes their records, as of containers that are being made, and

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/sbxmigrate/sbxmigrate/migrate"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 )
 
@@ -205,3 +206,25 @@ func waitFor(ctx context.Context, s *sandbox.Sandbox, pid int32) (int, error) {
 	}
 	return s.WaitProcess(ctx, pid)
 }
+
+// agentStandIn is a stand-in that the agent starts for a container that arrives.
+type agentStandIn struct{ *standIn }
+
+// standInOf is migrate.Receiver.StandIns.
+func (c *cli) standInOf(containerID string) (migrate.StandIn, error) {
+	s, err := c.startStandIn(containerID, nil)
+	if err != nil {
+		return nil, err
+	}
+	go s.cmd.Wait() // collects it
+	return agentStandIn{s}, nil
+}
+
+// PID implements migrate.StandIn.
+func (s agentStandIn) PID() int { return s.pid() }
+
+// Assign implements migrate.StandIn.
+func (s agentStandIn) Assign() error { return s.assignTo(containerPID, true) }
+
+// Close implements migrate.StandIn.
+func (s agentStandIn) Close() { s.letGo() }
