@@ -53,18 +53,11 @@ func (a *arrival) packet(nic uint16, p wire.Packet) {
 	}
 }
 
-// loaded says that the sandbox only has to be started. Its containers are there: so
-// are the processes that stand for them.
-func (a *arrival) loaded(sb *sandbox.Sandbox) error {
+// loaded says that the sandbox only has to be started.
+func (a *arrival) loaded(sb *sandbox.Sandbox) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sb = sb
-	for _, s := range a.standIns {
-		if err := s.Assign(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Copy implements handover.Arrival.
@@ -112,10 +105,14 @@ func (a *arrival) Start(ctx context.Context) error {
 		a.sb.End(ctx)
 		return err
 	}
+	for _, s := range a.standIns {
+		// A container can do without, and this is no time to fail.
+		s.Assign()
+		s.Close()
+	}
 	failpoint.Here(failpoint.TargetStarted)
 	// From now on the sandbox needs nothing of us.
 	a.standby.Release()
-	closeStandIns(a.standIns)
 	go a.sb.Wait(context.WithoutCancel(ctx)) // collects the process
 	return nil
 }

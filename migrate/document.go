@@ -47,6 +47,9 @@ func readPlan(p *wire.Plan) (*document, error) {
 	if len(p.Files) != 1 || p.Files[0].Stream != memoryStream {
 		return nil, fmt.Errorf("read plan: %d memory files, this version moves sandboxes with one", len(p.Files))
 	}
+	if n := len(d.Config.Containers); n > image.MaxContainers {
+		return nil, fmt.Errorf("read plan: %d containers, limit is %d", n, image.MaxContainers)
+	}
 	d.Config.Environment, d.Config.Network = p.Environment, p.Network
 	return &d, nil
 }

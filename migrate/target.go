@@ -332,9 +332,7 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	if err != nil {
 		return refuse(t.session, codeLoad, err)
 	}
-	if err := t.arrival.loaded(sb); err != nil {
-		return refuse(t.session, codeLoad, err)
-	}
+	t.arrival.loaded(sb)
 	if err := t.handover.Expect(t.session.Attempt(), t.arrival); err != nil {
 		return refuse(t.session, codeLoad, err)
 	}
