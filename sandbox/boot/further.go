@@ -197,6 +197,9 @@ func (s *Sandbox) reconnect(files *Files) (map[checkpoint.ResourceID]int, error)
 // findContainers finds the first process of every container in a loaded kernel.
 func (s *Sandbox) findContainers() error {
 	s.first.setProcess(s.kernel.GlobalInit())
+	if len(s.cfg.Restore.Further) == 0 {
+		return nil
+	}
 	for _, tg := range s.kernel.RootPIDNamespace().ThreadGroups() {
 		leader := tg.Leader()
 		if leader.Parent() != nil || leader.Origin == kernel.OriginExec {
