@@ -84,8 +84,11 @@ type Record struct {
 // idPattern is runc's.
 var idPattern = regexp.MustCompile(`^[\w+.-]{1,128}$`)
 
+// IsID says whether a text can name a sandbox, or a container of one.
+func IsID(text string) bool { return idPattern.MatchString(text) && text != "." && text != ".." }
+
 func (r Root) dir(id string) (string, error) {
-	if !idPattern.MatchString(id) || id == "." || id == ".." {
+	if !IsID(id) {
 		return "", fmt.Errorf("%w: %q: want 1 to 128 letters, digits and _ + - . characters", ErrBadID, id)
 	}
 	return filepath.Join(string(r), id), nil

@@ -80,7 +80,7 @@ const maxContainerName = 128
 // manager calls it, or else its ID, and different from those that are taken.
 func pickName(spec *specs.Spec, id string, taken []*Sandbox) string {
 	name := nameOf(spec)
-	if !idPattern.MatchString(name) {
+	if !IsID(name) {
 		name = id
 	}
 	isTaken := func(name string) bool {

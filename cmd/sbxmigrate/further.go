@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"regexp"
 	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/pflag"
@@ -16,17 +16,21 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 )
 
-// containerName begins a NAME=VALUE that speaks of one container of a saved sandbox.
+// cutContainer takes a NAME=VALUE apart that speaks of one container of a saved sandbox.
 // A path has a slash before the first =, if it has any of both.
-var containerName = regexp.MustCompile(`^([\w+.-]{1,128})=(.+)$`)
+func cutContainer(text string) (name, value string, ok bool) {
+	name, value, _ = strings.Cut(text, "=")
+	return name, value, value != "" && sandbox.IsID(name)
+}
 
 // splitBundles tells the bundle of a sandbox's first container, which stands alone,
 // from those of others, as NAME=DIR. Without the former it is fallback.
 func splitBundles(values []string, fallback string) (first string, further map[string]string, err error) {
 	var named []string
 	for _, value := range values {
+		_, _, isNamed := cutContainer(value)
 		switch {
-		case containerName.MatchString(value):
+		case isNamed:
 			named = append(named, value)
 		case first != "":
 			return "", nil, usageError("%q and %q are both bundles of the first container: write NAME=DIR for another", first, value)
@@ -45,14 +49,14 @@ func splitBundles(values []string, fallback string) (first string, further map[s
 func byContainer(what string, values []string) (map[string]string, error) {
 	all := make(map[string]string)
 	for _, value := range values {
-		m := containerName.FindStringSubmatch(value)
-		if m == nil {
+		name, its, ok := cutContainer(value)
+		if !ok {
 			return nil, usageError("%s %q is not of the form NAME=VALUE, with a container's name", what, value)
 		}
-		if _, twice := all[m[1]]; twice {
-			return nil, usageError("%s of container %q is there twice", what, m[1])
+		if _, twice := all[name]; twice {
+			return nil, usageError("%s of container %q is there twice", what, name)
 		}
-		all[m[1]] = m[2]
+		all[name] = its
 	}
 	return all, nil
 }
