@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/urpc"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/image"
 )
 
 // A kernel that ends with an answer unread has ended, as any other.
@@ -18,9 +19,9 @@ func TestPagerOfAKernelThatEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Pager{socket: ours, memory: theirs}
+	p := newPager(ours, theirs, nil)
 	defer p.Close()
-	if err := p.Answer(1); err != nil {
+	if err := p.Placed([]image.Run{{First: 1, Count: 1}}); err != nil {
 		t.Fatal(err)
 	}
 	theirs.Close()

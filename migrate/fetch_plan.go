@@ -13,7 +13,7 @@ import (
 const (
 	// chunkPages is the most that is asked for at once.
 	chunkPages = (128 << 10) / pages.PageSize
-	// maxAheadPages bounds what has come, or is to come, before the kernel asked for it.
+	// maxAheadPages bounds what flies.
 	maxAheadPages = (32 << 20) / pages.PageSize
 	// recentNeeds is how many of the kernel's requests are remembered, and
 	// followPages how far behind each one the next is expected.
@@ -24,6 +24,8 @@ const (
 	minSlack = time.Millisecond
 	// minWindow keeps the link busy while an answer is on its way.
 	minWindow = 2 * chunkPages
+	// urgentWindow is how much more may fly of what somebody waits for.
+	urgentWindow = 2 * chunkPages
 	// oldestTurn is how often the oldest need goes first.
 	oldestTurn = 4
 )
@@ -89,7 +91,7 @@ func (p *fetchPlan) lacking(list []wire.Range, missing *pages.Set, from, to uint
 
 // nextUrgent returns what to ask for before everything else, if there is anything.
 func (p *fetchPlan) nextUrgent(missing *pages.Set, now time.Time) []wire.Range {
-	for len(p.urgent) > 0 && p.flying < p.window {
+	for len(p.urgent) > 0 && p.flying < p.window+urgentWindow {
 		at := len(p.urgent) - 1
 		if p.turn++; p.turn%oldestTurn == 0 {
 			at = 0
@@ -118,9 +120,9 @@ func (p *fetchPlan) ask(r wire.Range) {
 	p.flying += r.Count
 }
 
-// nextAhead returns what to ask for ahead of the kernel, given how much is staged.
-func (p *fetchPlan) nextAhead(missing *pages.Set, staged int, now time.Time) (wire.Range, bool) {
-	if len(p.urgent) > 0 || p.flying >= p.window || p.flying+uint64(staged) >= maxAheadPages {
+// nextAhead returns what to ask for ahead of the kernel.
+func (p *fetchPlan) nextAhead(missing *pages.Set, now time.Time) (wire.Range, bool) {
+	if len(p.urgent) > 0 || p.flying >= p.window {
 		return wire.Range{}, false
 	}
 	for _, end := range p.recent {
