@@ -153,14 +153,29 @@ func (f *fetch) want(runs []image.Run) {
 	f.need(runs)
 }
 
-// need makes what is missing of some pages urgent. The caller holds mu.
+// need makes what is missing of some pages urgent, once: who waits for long may say so again
+// and again. The caller holds mu.
 func (f *fetch) need(runs []image.Run) {
+	var fresh []image.Run
 	for _, run := range runs {
 		for start, end := range f.missing.RangesWithin(run.First, run.First+run.Count) {
-			f.needed.AddRange(start, end)
+			for next := start; start < end; start = next {
+				known := f.needed.Has(start)
+				for next = start + 1; next < end && f.needed.Has(next) == known; next++ {
+				}
+				if !known {
+					fresh = append(fresh, image.Run{First: start, Count: next - start})
+				}
+			}
 		}
 	}
-	f.plan.wanted(runs, f.missing)
+	if len(fresh) == 0 {
+		return
+	}
+	for _, run := range fresh {
+		f.needed.AddRange(run.First, run.First+run.Count)
+	}
+	f.plan.wanted(fresh, f.missing)
 	f.moved.Broadcast()
 }
 
