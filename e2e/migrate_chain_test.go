@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -176,6 +177,25 @@ func TestMigratePostcopyChain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The agent that places memory is killed twice while a program changes that memory: what the agent before has placed, and the program has changed
+// since, is not placed again.
+func TestMigratePostcopyOfTortureWhoseTargetAgentIsKilled(t *testing.T) {
+	p := newPair(t)
+	bundle := torture(tortureRoot(t), "")
+	p.a.run("torture", p.a.bundle("torture", bundle))
+	goesOnWith(p.a.host, "torture", tortureCounts)
+	m := p.a.startMove("torture", p.b, "--mode", "postcopy", "--bandwidth", "8", "--compress", "none", "--bundle", p.b.bundle("torture", bundle))
+	m.inTheMiddle()
+	for range 2 {
+		p.b.stopAgent(syscall.SIGKILL)
+		p.b.startAgent()
+		p.b.wantStatus("torture", specs.StateRunning)
+	}
+	m.mustEnd()
+	goesOnWith(p.b.host, "torture", tortureCounts)
+	p.b.wantNoTrap("torture")
 }
 
 // wantNoTrap fails unless a sandbox has one userfaultfd, which is for tracking: that for missing memory is closed.

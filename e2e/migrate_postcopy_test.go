@@ -137,6 +137,7 @@ func TestMigratePostcopyOverALinkThatIsCut(t *testing.T) {
 	p.a.run("redis", p.a.bundle("redis", networkedRedis(home)))
 	c := newRedisClient(t, client)
 	c.fill(keys)
+	c.settle()
 	digest := c.ask("DEBUG", "DIGEST")
 	there := l.machine(serverMAC, serverAddress+"/24", false)
 
@@ -154,7 +155,7 @@ func TestMigratePostcopyOverALinkThatIsCut(t *testing.T) {
 	m.mustEnd()
 	ended := time.Now()
 	answers := pings.end(t)
-	c.ask("DEL", "pinged")
+	c.ask("SET", "pinged", "")
 	if now := c.ask("DEBUG", "DIGEST"); now != digest {
 		t.Errorf("digest of all keys is %s, before %s", now, digest)
 	}
@@ -177,6 +178,7 @@ func TestMigratePostcopyThereAndBack(t *testing.T) {
 	p.a.run("redis", p.a.bundle("redis", networkedRedis(home)))
 	c := newRedisClient(t, client)
 	c.fill(keys)
+	c.settle()
 	digest := c.ask("DEBUG", "DIGEST")
 	pinging := newRedisClient(t, client)
 	from, to := p.a, p.b
@@ -199,10 +201,18 @@ func TestMigratePostcopyThereAndBack(t *testing.T) {
 		t.Logf("%s, medians of %d: first answer %v after the pause, longest gap %v, all over after %v; first answers %v",
 			mode, moves, median(first), median(gap), median(total), first)
 	}
-	c.ask("DEL", "pinged")
+	c.ask("SET", "pinged", "")
 	if now := c.ask("DEBUG", "DIGEST"); now != digest {
 		t.Errorf("digest of all keys is %s, before %s", now, digest)
 	}
+}
+
+// settle makes the key that is pinged, and waits until redis has rehashed what it holds: 100 keys from anywhere in its memory at a time, before it
+// answers.
+func (c *redisClient) settle() {
+	c.t.Helper()
+	c.ask("SET", "pinged", "")
+	eventually(c.t, "redis has rehashed its keys", func() bool { return !strings.Contains(c.ask("DEBUG", "HTSTATS", "0"), "rehashing target") })
 }
 
 // slowPair are two hosts on a link of so many bits per second each.

@@ -75,6 +75,16 @@ func newFetch(pager kernelPager, missing *pages.Set) *fetch {
 	return f
 }
 
+// begin says that the kernel runs: what nobody waits for may come too.
+func (f *fetch) begin() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.plan.began.IsZero() {
+		f.plan.began = time.Now()
+		f.moved.Broadcast()
+	}
+}
+
 // listen takes what the kernel says until the last.
 func (f *fetch) listen() {
 	for {
@@ -175,7 +185,7 @@ func (f *fetch) need(runs []image.Run) {
 	for _, run := range fresh {
 		f.needed.AddRange(run.First, run.First+run.Count)
 	}
-	f.plan.wanted(fresh, f.missing)
+	f.plan.wanted(fresh, f.missing, time.Now())
 	f.moved.Broadcast()
 }
 

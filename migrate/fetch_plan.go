@@ -26,6 +26,11 @@ const (
 	minWindow = 2 * chunkPages
 	// urgentWindow is how much more may fly of what somebody waits for.
 	urgentWindow = 2 * chunkPages
+	// calm is how long after a need nothing is asked for ahead, in the first haste after the
+	// start: tasks then touch one page after the other of those that they work with, and what
+	// is on its way delays each.
+	calm  = 3 * time.Millisecond
+	haste = time.Second
 	// oldestTurn is how often the oldest need goes first.
 	oldestTurn = 4
 )
@@ -42,6 +47,11 @@ type fetchPlan struct {
 	turn   int            // counts what was taken from urgent
 	recent []uint64       // ends of the kernel's requests, newest first
 	low    uint64         // no page below can be asked for
+
+	// began is when the kernel was started, or taken over; zero before: nothing is asked for ahead,
+	// which would take time from its loading.
+	began  time.Time
+	needed time.Time // when somebody last began to wait
 
 	flying uint64 // pages of asked
 	window uint64 // no more are asked for while so many fly
@@ -61,7 +71,8 @@ func (p *fetchPlan) restart() {
 }
 
 // wanted takes a request of the kernel.
-func (p *fetchPlan) wanted(runs []image.Run, missing *pages.Set) {
+func (p *fetchPlan) wanted(runs []image.Run, missing *pages.Set, now time.Time) {
+	p.needed = now
 	var need []wire.Range
 	for _, run := range runs {
 		need = p.lacking(need, missing, run.First, run.First+run.Count)
@@ -122,7 +133,7 @@ func (p *fetchPlan) ask(r wire.Range) {
 
 // nextAhead returns what to ask for ahead of the kernel.
 func (p *fetchPlan) nextAhead(missing *pages.Set, now time.Time) (wire.Range, bool) {
-	if len(p.urgent) > 0 || p.flying >= p.window {
+	if len(p.urgent) > 0 || p.flying >= p.window || p.rest(now) > 0 {
 		return wire.Range{}, false
 	}
 	for _, end := range p.recent {
@@ -137,6 +148,17 @@ func (p *fetchPlan) nextAhead(missing *pages.Set, now time.Time) (wire.Range, bo
 	}
 	p.low = r.Page
 	return p.askAhead(r, now), true
+}
+
+// rest is for how long nothing is to be asked for ahead.
+func (p *fetchPlan) rest(now time.Time) time.Duration {
+	switch {
+	case p.began.IsZero():
+		return haste
+	case now.Sub(p.began) < haste:
+		return max(0, calm-now.Sub(p.needed))
+	}
+	return 0
 }
 
 func (p *fetchPlan) askAhead(r wire.Range, now time.Time) wire.Range {

@@ -95,6 +95,16 @@ func (f *fetch) nextOrder(r *roads) (order, bool) {
 		if o, ok := f.find(r); ok {
 			return o, true
 		}
+		if rest := f.plan.rest(time.Now()); rest > 0 {
+			timer := time.AfterFunc(rest, func() {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				f.moved.Broadcast()
+			})
+			f.moved.Wait()
+			timer.Stop()
+			continue
+		}
 		f.moved.Wait()
 	}
 }

@@ -202,9 +202,7 @@ func TestFetchAnswersFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.fetch = newFetch(k, setOfRange(0, 64))
-	r.fetch.mu.Lock()
-	r.fetch.plan.window = 0 // nothing is asked for that nobody waits for
-	r.fetch.mu.Unlock()
+	// It was not started: nothing is asked for that nobody waits for.
 	r.connect(1)
 	k.faults <- 35
 	eventually(t, func() bool { return k.has(35, 36) })
@@ -292,6 +290,7 @@ func TestFetchOverLostConnections(t *testing.T) {
 		}
 		want := contentOf(t, r.source)
 		r.fetch = newFetch(k, setOfRange(0, testPages))
+		r.fetch.begin()
 		r.connect(lanes)
 		starts := make([]uint64, 0, testPages/16+1)
 		for start := uint64(0); start < testPages; start += 16 {
@@ -427,9 +426,9 @@ func TestFetchPlanOrder(t *testing.T) {
 	missing := setOfRange(0, 4000)
 	p := newFetchPlan()
 	now := time.Now()
-	p.window = maxAheadPages
+	p.window, p.began = maxAheadPages, now.Add(-haste)
 	for _, first := range []uint64{1000, 2000} {
-		p.wanted([]image.Run{{First: first, Count: 16}}, missing)
+		p.wanted([]image.Run{{First: first, Count: 16}}, missing, now)
 	}
 	for _, want := range []wire.Range{{Page: 2000, Count: 16}, {Page: 1000, Count: 16}} {
 		if got := p.nextUrgent(missing, now); len(got) != 1 || got[0] != want {
@@ -468,9 +467,9 @@ func TestFetchPlanOrder(t *testing.T) {
 func TestFetchPlanStarvesNobody(t *testing.T) {
 	missing := setOfRange(0, 4000)
 	p := newFetchPlan()
-	p.wanted([]image.Run{{First: 0, Count: 1}}, missing)
+	p.wanted([]image.Run{{First: 0, Count: 1}}, missing, time.Now())
 	for newer := uint64(1); newer <= oldestTurn; newer++ {
-		p.wanted([]image.Run{{First: newer * 100, Count: 1}}, missing)
+		p.wanted([]image.Run{{First: newer * 100, Count: 1}}, missing, time.Now())
 		if got := p.nextUrgent(missing, time.Now()); got[0].Page == 0 {
 			return
 		}
@@ -483,6 +482,7 @@ func TestFetchPlanWindow(t *testing.T) {
 	missing := setOfRange(0, 1<<20)
 	p := newFetchPlan()
 	now := time.Now()
+	p.began = now.Add(-haste)
 	turn := func(took time.Duration) {
 		r, ok := p.nextAhead(missing, now)
 		if !ok {
