@@ -28,8 +28,8 @@ const LoadFiles = 3
 
 // Load makes a kernel out of a saved one. It is boot.Hooks.Load.
 //
-// It returns once the kernel could run; pages that it has not asked for yet
-// keep coming in the background, and a task that needs one waits for it. If the
+// It returns once the kernel could run; pages keep coming in the background, and
+// a task that needs one waits for it. If the
 // pager of a restore goes away before the last page, the process ends: a sandbox
 // with holes in its memory must not run, and the image still has everything.
 // After post-copy it waits for the next pager instead.
