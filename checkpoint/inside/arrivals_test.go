@@ -14,6 +14,7 @@ import (
 	"gvisor.dev/gvisor/pkg/safemem"
 	"gvisor.dev/gvisor/pkg/sentry/memmap"
 
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 )
@@ -253,6 +254,30 @@ func TestArrivalsOutliveTheirPager(t *testing.T) {
 	_, theirs = newFakePager(t)
 	if left, _, err := l.attach(theirs); err != nil || len(left) != 0 {
 		t.Errorf("a kernel that has all lacks %v, %v", left, err)
+	}
+}
+
+// Who asks a kernel that came from another host what is left, is told that nothing is, where all came before its start. One from an image
+// is not asked.
+func TestNothingIsLeftOfAWholeKernel(t *testing.T) {
+	defer arriving.Store(arriving.Load())
+	for _, standby := range []bool{false, true} {
+		arriving.Store(nil)
+		_, socket := newFakePager(t)
+		if _, missing := newReader(&boot.Loading{}, socket, standby, standby); missing != nil {
+			t.Fatal("something may be missing of a kernel that has all")
+		}
+		a := arriving.Load()
+		if !standby {
+			if a != nil {
+				t.Error("a kernel from an image is waited for by nobody")
+			}
+			continue
+		}
+		_, theirs := newFakePager(t)
+		if left, _, err := a.attach(theirs); err != nil || len(left) != 0 || findArriving() != nil {
+			t.Errorf("a kernel that has all lacks %v, %v, %v", left, err, findArriving())
+		}
 	}
 }
 

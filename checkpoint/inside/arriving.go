@@ -15,7 +15,8 @@ import (
 // After post-copy the kernel runs while pages are still on another host. The pager
 // that brings them may end; the next one attaches, and is told what is left.
 
-// arriving is what this process's kernel lacks; nil where that never lacked anything.
+// arriving is what this process's kernel lacks; nil where that did not come from
+// another host.
 var arriving atomic.Pointer[arrivals]
 
 // CodeArriving is the finding that memory is still on another host.
@@ -59,7 +60,7 @@ type Attached struct {
 func (c *Checkpoint) Attach(in *AttachArgs, out *Attached) error {
 	a := arriving.Load()
 	if a == nil {
-		return errors.New("this kernel did not come from another host in parts")
+		return errors.New("this kernel did not come from another host")
 	}
 	files, err := duplicate(in.Files)
 	if err != nil {

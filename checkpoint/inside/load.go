@@ -96,6 +96,9 @@ func newReader(l *boot.Loading, socket *os.File, standby, whole bool) (_ stateio
 	if l.Trap != nil {
 		l.Trap.Close()
 	}
+	if standby {
+		arriving.Store(&arrivals{over: true}) // who asks what is left is told that nothing is
+	}
 	return newPageReader(socket, standby), nil
 }
 
