@@ -182,6 +182,26 @@ func TestMigratePostcopyChain(t *testing.T) {
 	}
 }
 
+// Where the host has no device for it, accesses do not wait page by page: all goes on, and is right.
+func TestMigratePostcopyWithoutDevice(t *testing.T) {
+	p := newPair(t)
+	p.b.stopAgent(syscall.SIGTERM)
+	p.b.hides = "/dev/userfaultfd"
+	p.b.startAgent()
+	if r := p.b.try("doctor"); !strings.Contains(r.stdout, "after post-copy, a system call waits") {
+		t.Fatalf("the host has the device, or doctor does not look: %v", r)
+	}
+	bundle := torture(tortureRoot(t), "")
+	p.a.run("torture", p.a.bundle("torture", bundle))
+	goesOnWith(p.a.host, "torture", tortureCounts)
+	m := p.a.startMove("torture", p.b, "--mode", "postcopy", "--bandwidth", "24", "--compress", "none", "--bundle", p.b.bundle("torture", bundle))
+	m.inTheMiddle()
+	p.b.stopAgent(syscall.SIGKILL)
+	p.b.startAgent()
+	m.mustEnd()
+	goesOnWith(p.b.host, "torture", tortureCounts)
+}
+
 // The agent that places memory is killed twice while a program changes that memory: what the agent before has placed, and the program has changed
 // since, is not placed again.
 func TestMigratePostcopyOfTortureWhoseTargetAgentIsKilled(t *testing.T) {
