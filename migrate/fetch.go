@@ -167,6 +167,7 @@ func (f *fetch) want(runs []image.Run) {
 // and again. The caller holds mu.
 func (f *fetch) need(runs []image.Run) {
 	var fresh []image.Run
+	runs = f.plan.widen(runs)
 	for _, run := range runs {
 		for start, end := range f.missing.RangesWithin(run.First, run.First+run.Count) {
 			for next := start; start < end; start = next {
@@ -189,10 +190,6 @@ func (f *fetch) need(runs []image.Run) {
 	f.moved.Broadcast()
 }
 
-// aroundPages is how much is asked for where the kernel touches one page: most likely it
-// will touch those beside it.
-const aroundPages = (64 << 10) / pages.PageSize
-
 // fault takes an access of the kernel itself.
 func (f *fetch) fault(page uint64) error {
 	f.mu.Lock()
@@ -201,12 +198,7 @@ func (f *fetch) fault(page uint64) error {
 		return f.pager.Fill(page)
 	}
 	f.faulted.Add(page)
-	start := page &^ (aroundPages - 1)
-	around := []image.Run{{First: page, Count: start + aroundPages - page}}
-	if start < page {
-		around = append(around, image.Run{First: start, Count: page - start})
-	}
-	f.need(around)
+	f.need(around(image.Run{First: page, Count: 1}, touchedPages))
 	return nil
 }
 

@@ -22,6 +22,13 @@ const (
 	// minSlack is the least by which pages may come later than the fastest did before they
 	// count as queueing on the way, as what a task waits for would, too.
 	minSlack = time.Millisecond
+	// touchedPages is how much is asked for where the kernel touches one page, and widePages
+	// where more is likely to be needed than somebody waits for. They are powers of two.
+	touchedPages = (16 << 10) / pages.PageSize
+	widePages    = (64 << 10) / pages.PageSize
+	// farAway is how long the fastest page takes on a link whose delay counts more than how much
+	// it takes at a time.
+	farAway = 2 * time.Millisecond
 	// minWindow keeps the link busy while an answer is on its way.
 	minWindow = 2 * chunkPages
 	// urgentWindow is how much more may fly of what somebody waits for.
@@ -68,6 +75,37 @@ func newFetchPlan() fetchPlan {
 func (p *fetchPlan) restart() {
 	p.asked, p.flying, p.low, p.urgent = &pages.Set{}, 0, 0, nil
 	clear(p.askedAt)
+}
+
+// widen adds to what somebody waits for what comes for the same delay, on a long way, and what
+// is needed next where one need follows another.
+func (p *fetchPlan) widen(runs []image.Run) []image.Run {
+	var wide []image.Run
+	for _, run := range runs {
+		switch {
+		case run.Count >= widePages:
+			wide = append(wide, run)
+		case slices.Contains(p.recent, run.First):
+			wide = append(wide, image.Run{First: run.First, Count: widePages})
+		case p.best >= farAway:
+			wide = append(wide, around(run, widePages)...)
+		default:
+			wide = append(wide, run)
+		}
+	}
+	return wide
+}
+
+// around is the aligned block of so many pages that a run begins in, with the run first, which
+// may go beyond it.
+func around(run image.Run, block uint64) []image.Run {
+	start := run.First &^ (block - 1)
+	end := max(start+block, run.First+run.Count)
+	list := []image.Run{{First: run.First, Count: end - run.First}}
+	if start < run.First {
+		list = append(list, image.Run{First: start, Count: run.First - start})
+	}
+	return list
 }
 
 // wanted takes a request of the kernel.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -207,7 +208,7 @@ func TestFetchAnswersFaults(t *testing.T) {
 	k.faults <- 35
 	eventually(t, func() bool { return k.has(35, 36) })
 	wantFill(t, k.memory, 35, 7, "the kernel waits for it")
-	eventually(t, func() bool { return k.has(32, 48) }) // what is beside it comes along
+	eventually(t, func() bool { return k.has(32, 36) }) // what is beside it comes along
 	for _, page := range []uint64{200, 36, 3} {         // never missing, came as zeros, comes as zeros
 		k.faults <- page
 		k.fills(page)
@@ -461,6 +462,26 @@ func TestFetchPlanOrder(t *testing.T) {
 	if asked.Count() != 4000 {
 		t.Errorf("%d of 4000 pages are asked for", asked.Count())
 	}
+}
+
+// More is asked for than somebody waits for where that is far away, and where one need follows another.
+func TestFetchPlanWidens(t *testing.T) {
+	missing := setOfRange(0, 4000)
+	p := newFetchPlan()
+	p.wanted([]image.Run{{First: 100, Count: 4}}, missing, time.Now())
+	widen := func(first, count uint64, want ...image.Run) {
+		t.Helper()
+		if got := p.widen([]image.Run{{First: first, Count: count}}); !slices.Equal(got, want) {
+			t.Errorf("%d pages from %d on are widened to %v, want %v", count, first, got, want)
+		}
+	}
+	widen(200, 4, image.Run{First: 200, Count: 4})
+	widen(104, 4, image.Run{First: 104, Count: widePages})
+	p.best = farAway
+	widen(200, 4, image.Run{First: 200, Count: 8}, image.Run{First: 192, Count: 8})
+	widen(206, 4, image.Run{First: 206, Count: 4}, image.Run{First: 192, Count: 14})
+	widen(208, 4, image.Run{First: 208, Count: widePages})
+	widen(200, 32, image.Run{First: 200, Count: 32})
 }
 
 // The oldest need has its turn, however many newer ones there are.

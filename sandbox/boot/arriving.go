@@ -17,6 +17,10 @@ const (
 	// arrivingProcs are as many threads as may wait in an access to missing memory while
 	// others run: each keeps a processor of the Go runtime.
 	arrivingProcs = 64
+	// arrivingMapUnit is how much of memory a page fault maps, and waits for. More takes a
+	// link of 1 Gbit/s longer than the way there and back; the pager asks for more where that
+	// is likely to be needed next.
+	arrivingMapUnit = 16 << 10
 	// arrivingGarbageBytes is how much may be allocated while memory arrives before
 	// garbage is collected. A collection stops all threads, and would wait for those that
 	// wait for memory.
@@ -45,6 +49,7 @@ func openTrap(devices []*os.File, p *dirty.Tracker) *faults.Trap {
 func (s *Sandbox) beginArriving(await func(start, end uint64)) {
 	s.arriving.Store(true)
 	s.platform.SetArrival(await)
+	s.platform.SetMapUnit(arrivingMapUnit)
 	gomaxprocs.Add(arrivingProcs)
 	debug.SetMemoryLimit(runtimeBytes() + arrivingGarbageBytes)
 	debug.SetGCPercent(-1)
