@@ -104,11 +104,7 @@ func probeNamespace(flags uintptr) func(context.Context) (string, error) {
 
 // probeFaults asks for what makes accesses wait for memory that has not come.
 func probeFaults(context.Context) (string, error) {
-	device, err := faults.OpenDevice()
-	if err != nil {
-		return "", err
-	}
-	return "can be opened", device.Close()
+	return "works", faults.Detect()
 }
 
 func probeSealing(context.Context) (string, error) {

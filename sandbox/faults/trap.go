@@ -22,6 +22,33 @@ func OpenDevice() (*os.File, error) {
 	return f, nil
 }
 
+// Detect says why a trap cannot be made on this host, or nil.
+func Detect() error {
+	device, err := OpenDevice()
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	fd, err := openUserfaultfd(device)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+// openUserfaultfd makes a userfaultfd that serves as a trap.
+func openUserfaultfd(device *os.File) (int, error) {
+	fd, err := newUserfaultfd(int(device.Fd()))
+	if err != nil {
+		return -1, fmt.Errorf("make a userfaultfd: %w", err)
+	}
+	if err := handshake(fd, featureMissingShmem); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("userfaultfd for missing pages of shared memory: %w", err)
+	}
+	return fd, nil
+}
+
 // Trap is the sandbox's end. Its methods may be called by one goroutine at a time.
 type Trap struct {
 	fd      int
@@ -34,14 +61,11 @@ type span struct{ addr, bytes uintptr }
 // NewTrap makes a trap of an open device, under the descriptor number, which is
 // free. The caller closes both.
 func NewTrap(device *os.File, number int) (*Trap, error) {
-	fd, err := newUserfaultfd(int(device.Fd()))
+	fd, err := openUserfaultfd(device)
 	if err != nil {
-		return nil, fmt.Errorf("make a userfaultfd: %w", err)
+		return nil, err
 	}
 	defer unix.Close(fd)
-	if err := handshake(fd, featureMissingShmem); err != nil {
-		return nil, fmt.Errorf("userfaultfd for missing pages of shared memory: %w", err)
-	}
 	if err := unix.Dup3(fd, number, unix.O_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("move userfaultfd to %d: %w", number, err)
 	}
