@@ -57,7 +57,9 @@ func Main(hooks Hooks) int {
 	if err = errors.Join(hostErr, err); err == nil {
 		s, err = open(h, cfg, files, hooks)
 	}
-	debug.SetGCPercent(gcPercent)
+	if s == nil || !s.arriving.Load() {
+		debug.SetGCPercent(gcPercent)
+	}
 	report := Report{}
 	if err != nil {
 		report.Error = err.Error()
@@ -141,13 +143,14 @@ func open(h *prepared, cfg *Config, files *Files, hooks Hooks) (*Sandbox, error)
 	if err != nil {
 		return nil, fmt.Errorf("serve control socket: %w", err)
 	}
+	trap := openTrap(files.Faults, s.platform)
 	// From here on the gofer answers, a saved state is read, and in the end
 	// guest code runs.
 	if err := installSeccomp(filterParts{h.platform, files.Control.Fd(), h.descriptors}); err != nil {
 		return nil, err
 	}
 	if cfg.Restore != nil {
-		err = s.load(files, hooks.Load)
+		err = s.load(files, trap, hooks.Load)
 	} else {
 		err = s.build(files)
 	}

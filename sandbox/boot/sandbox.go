@@ -22,6 +22,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
@@ -37,7 +38,9 @@ type Sandbox struct {
 	streams  streams
 
 	phase atomic.Pointer[Phase]
-	ended chan struct{} // closed once the container's first process has ended
+	// arriving: memory is still to come, see arriving.go.
+	arriving atomic.Bool
+	ended    chan struct{} // closed once the container's first process has ended
 
 	// terminalFD is the container's terminal on the host, -1 if it has none.
 	terminalFD int
@@ -296,6 +299,12 @@ type Loading struct {
 	Files []*os.File
 	// Gates hold what arrives until the sandbox is started.
 	Gates *network.Gates
+	// Trap makes the kernel's own accesses wait for memory that comes after the start;
+	// nil where it cannot. It is owned by Load.
+	Trap *faults.Trap
+	// Arriving must be called before the kernel could run, if there is a Trap and memory is
+	// missing: await returns when pages [start, end) are there.
+	Arriving func(await func(start, end uint64))
 	// Loaded must be called once the last page has arrived, if the kernel could
 	// run before that.
 	Loaded func()
@@ -305,7 +314,7 @@ type Loading struct {
 }
 
 // load makes a kernel out of a saved one. Its tasks do not run yet.
-func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)) error {
+func (s *Sandbox) load(files *Files, trap *faults.Trap, load func(*Loading) (*kernel.Kernel, error)) error {
 	packetFDs, err := releaseAll(files.Packet)
 	if err != nil {
 		return err
@@ -345,7 +354,8 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 	defer s.prewarm(restore.Processes)()
 	s.kernel, err = load(&Loading{
 		Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load, Gates: s.gates,
-		Loaded:  func() { s.platform.SetMapUnit(0) },
+		Trap: trap, Arriving: s.beginArriving,
+		Loaded:  s.endArriving,
 		Abandon: s.abandon,
 	})
 	return err
