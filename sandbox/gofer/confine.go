@@ -30,27 +30,21 @@ func capabilities(cfg *childConfig) uint64 {
 	return readCapabilities | writeCapabilities
 }
 
-// limitCapabilities drops what is not in keep from the bounding set by calling
-// drop for it.
-func limitCapabilities(keep uint64, drop func(capability uintptr) error) error {
+// limitCapabilities drops what is not in keep from the bounding set of the process.
+func limitCapabilities(keep uint64) error {
 	for c := uintptr(0); c <= lastCapability; c++ {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
 		if err == unix.EINVAL {
 			return nil
 		}
 		if err == nil && has == 1 && keep&(1<<c) == 0 {
-			err = drop(c)
+			err = dropAllThreads(c)
 		}
 		if err != nil {
 			return fmt.Errorf("drop capability %d from the bounding set: %w", c, err)
 		}
 	}
 	return nil
-}
-
-// dropThread drops a capability from the bounding set of the calling thread.
-func dropThread(capability uintptr) error {
-	return unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
 }
 
 // dropAllThreads drops a capability from the bounding set of the process.
@@ -66,7 +60,7 @@ func dropAllThreads(capability uintptr) error {
 // and closes the process to inspection by others with its user ID.
 func dropPrivileges(cfg *childConfig) error {
 	keep := capabilities(cfg)
-	if err := limitCapabilities(keep, dropAllThreads); err != nil {
+	if err := limitCapabilities(keep); err != nil {
 		return err
 	}
 	// With an empty inheritable set the ambient one is empty too.
