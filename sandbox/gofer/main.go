@@ -20,6 +20,9 @@ const gcPercent = 100
 // was not needed, or with the reason why it could not serve, which Start's caller
 // gets from Ready as well.
 func Main() error {
+	if err := spare.Check(); err != nil {
+		return err
+	}
 	prepared := prepare()
 	fds, err := spare.ReceiveFDs()
 	if errors.Is(err, io.EOF) {

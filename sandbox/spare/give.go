@@ -45,6 +45,16 @@ func (p *Process) Give(files []*os.File) error {
 	}
 }
 
+// Check refuses to go on in a process that Start or StartGofer has not started: what
+// their processes do first, they do to their namespaces, which must not be the host's.
+func Check() error {
+	kind, err := syscall.GetsockoptInt(socketFD, syscall.SOL_SOCKET, syscall.SO_TYPE)
+	if err != nil || kind != syscall.SOCK_SEQPACKET || os.Getpid() != 1 {
+		return errors.New("this command is for sbxmigrate itself: it is not to be called by hand")
+	}
+	return nil
+}
+
 // Receive waits, in the process, for what Give sends. The error is io.EOF where the
 // process is not needed. The caller owns the files.
 func Receive() ([]*os.File, error) {

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -22,6 +24,10 @@ func TestMain(m *testing.M) {
 	name := "gofer"
 	if os.Args[1] == Subcommand {
 		name = os.Args[2]
+	}
+	if err := Check(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(childFailed)
 	}
 	files, err := Receive()
 	if errors.Is(err, io.EOF) {
@@ -178,4 +184,14 @@ func TestBarrierRegistrationIsSkipped(t *testing.T) {
 			t.Errorf("a barrier without registration: %v, want %v", errno, syscall.EPERM)
 		}
 	})
+}
+
+// A process that somebody else has started does nothing to the namespaces that it is in.
+func TestCheck(t *testing.T) {
+	for _, subcommand := range []string{Subcommand, GoferSubcommand} {
+		out, err := exec.Command(self, subcommand, "label").CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "not to be called by hand") {
+			t.Errorf("%s: %v: %s", subcommand, err, out)
+		}
+	}
 }
