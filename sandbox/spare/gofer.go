@@ -61,25 +61,3 @@ func goferAttributes(ids Mappings) *syscall.SysProcAttr {
 	}
 	return attr
 }
-
-// lastCapability bounds the walk over the bounding set; the kernel answers
-// EINVAL behind its own last one.
-const lastCapability = 63
-
-// limitCapabilities drops what is not in keep from the bounding set of the calling
-// thread.
-func limitCapabilities(keep uint64) error {
-	for c := uintptr(0); c <= lastCapability; c++ {
-		has, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_CAPBSET_READ, c, 0)
-		if errno == syscall.EINVAL {
-			return nil
-		}
-		if errno == 0 && has == 1 && keep&(1<<c) == 0 {
-			_, _, errno = syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_CAPBSET_DROP, c, 0)
-		}
-		if errno != 0 {
-			return fmt.Errorf("drop capability %d from the bounding set: %w", c, errno)
-		}
-	}
-	return nil
-}
