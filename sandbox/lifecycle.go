@@ -57,10 +57,11 @@ func (s *Sandbox) Start(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if err := s.need(ctx, "start", specs.StateCreated); err != nil {
-		return err
-	}
 	if err := s.call(ctx, control.MethodStart, &control.None{}, &control.None{}); err != nil {
+		// It knows best whether it can be started. Why not is said as elsewhere.
+		if why := s.need(ctx, "start", specs.StateCreated); why != nil {
+			return why
+		}
 		return fmt.Errorf("start sandbox %q: %w", s.ID, err)
 	}
 	if err := s.runHooks(ctx, hookPoststart); err != nil {

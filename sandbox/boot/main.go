@@ -43,6 +43,10 @@ func Main(hooks Hooks) int {
 	if len(os.Args) > platformArg {
 		platform = os.Args[platformArg]
 	}
+	if err := spare.Check(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
+	}
 	h, hostErr := prepare(platform)
 	list, err := spare.Receive()
 	if errors.Is(err, io.EOF) {
