@@ -316,6 +316,13 @@ func (l *Live) Frames(ctx context.Context) ([]network.Frame, error) {
 	return out.Frames, err
 }
 
+// Disarm is Disarm for the sandbox that Stop stopped, over the connection that is open.
+func (l *Live) Disarm(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	return l.client.Call(ctx, inside.MethodDisarm, &control.None{}, &control.None{})
+}
+
 // releaseTimeout bounds Release and Disarm of a sandbox: their callers try again.
 const releaseTimeout = 10 * time.Second
 

@@ -324,7 +324,10 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 		return refuse(t.session, codeLoad, err)
 	}
 	failpoint.Here(failpoint.TargetLoaded)
-	return t.session.Control.Send(&wire.Prepared{Totals: totals, LoadNanoseconds: time.Since(began).Nanoseconds()})
+	err = t.session.Control.Send(&wire.Prepared{Totals: totals, LoadNanoseconds: time.Since(began).Nanoseconds()})
+	// While the source makes up its mind.
+	t.arrival.passFrames()
+	return err
 }
 
 // standing answers a commit or a query.
