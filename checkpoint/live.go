@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -189,11 +190,13 @@ func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
 		return nil, err
 	}
 	out := &Stopped{}
+	var refusal error
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		args := &inside.SaveArgs{FilePayload: urpc.FilePayload{Files: theirs}}
 		var result inside.SaveResult
 		err := l.client.Call(ctx, inside.MethodSave, args, &result)
+		refusal = refusalOf(err)
 		out.Sessions = result.Sessions
 		for _, f := range theirs {
 			f.Close()
@@ -221,12 +224,21 @@ func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
 		return sinks.Memory(ctx, memory)
 	})
 	if err := group.Wait(); err != nil {
-		return nil, fmt.Errorf("stop: %w", cause(ctx, err))
+		return nil, fmt.Errorf("stop: %w", cause(ctx, cmp.Or(refusal, err)))
 	}
 	return out, nil
 }
 
-// readSavedMemory reads ranges and events of a stop to their ends, and closes them.
+// refusalOf returns err if it is what the sandbox itself said. That is why its streams were cut short, whichever is
+// noticed first.
+func refusalOf(err error) error {
+	if errors.As(err, new(*control.RemoteError)) {
+		return err
+	}
+	return nil
+}
+
+// readSavedMemory reads ranges and events of a stop up to their last records, and closes them.
 func readSavedMemory(ranges, events *os.File, stopped func()) (*SavedMemory, error) {
 	var list *pageList
 	out := &SavedMemory{Committed: &pages.Set{}}
@@ -288,12 +300,11 @@ func readEvents(r io.Reader, stopped func()) (*pages.Set, error) {
 	stopped()
 	dirty := &pages.Set{}
 	for {
-		_, err := io.ReadFull(r, record[:])
-		if errors.Is(err, io.EOF) {
-			return dirty, nil
+		if _, err := io.ReadFull(r, record[:]); err != nil {
+			return nil, fmt.Errorf("%w: read dirty pages, the last of which did not come: %w", ErrSandbox, err)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: read dirty pages: %w", ErrSandbox, err)
+		if record == ([inside.RangeBytes]byte{}) {
+			return dirty, nil
 		}
 		if binary.LittleEndian.Uint64(record[:]) == inside.UnknownDirty {
 			return nil, nil

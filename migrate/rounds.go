@@ -55,6 +55,10 @@ func (s *source) precopy(ctx context.Context) error {
 		}
 		last = sent
 	}
+	// What is committed by that is sent with all other memory.
+	if err := s.live.Populate(ctx); err != nil {
+		return err
+	}
 	unsupported, err := s.live.Arm(ctx)
 	if err != nil {
 		return err
@@ -66,9 +70,6 @@ func (s *source) precopy(ctx context.Context) error {
 	// Whatever was read before tracking began may have changed since.
 	r, err := s.round(ctx, nil, trackerHashScan)
 	if err != nil {
-		return err
-	}
-	if err := s.live.Populate(ctx); err != nil {
 		return err
 	}
 	drain, err := s.converge(ctx, r, began)

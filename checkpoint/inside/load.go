@@ -41,6 +41,7 @@ func Load(l *boot.Loading) (*kernel.Kernel, error) {
 		if whole, err = standBy(l, l.Files[LoadFiles]); err != nil {
 			return nil, err
 		}
+		warmHeap()
 	}
 	state, metadata, pages := l.Files[0], l.Files[1], l.Files[2]
 	defer state.Close()
