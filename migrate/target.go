@@ -325,8 +325,7 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	}
 	failpoint.Here(failpoint.TargetLoaded)
 	err = t.session.Control.Send(&wire.Prepared{Totals: totals, LoadNanoseconds: time.Since(began).Nanoseconds()})
-	// While the source makes up its mind.
-	t.arrival.passFrames()
+	go t.arrival.passFrames() // while the source commits
 	return err
 }
 
