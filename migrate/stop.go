@@ -136,6 +136,10 @@ func (s *source) residual(ctx context.Context, stopped *checkpoint.SavedMemory) 
 		}
 		unknown := stopped.Committed.Clone()
 		unknown.Subtract(s.ledger.known())
+		// What is a hole here as on the target, is zeros on both: after an earlier move there are many of those.
+		if unknown, err = pages.CommittedAmong(int(s.memory.Fd()), unknown); err != nil {
+			return nil, err
+		}
 		changed.Union(unknown)
 		candidates.Intersect(changed)
 	} else if s.tracked {
