@@ -28,8 +28,10 @@ const (
 	worthwhileShrinkage = 0.8
 	// enoughPages is how little an unarmed round must find for the next to be armed: 4 MiB.
 	enoughPages = 1024
-	// fixedDowntime is what the stop costs apart from pages: kernel state, mostly.
-	fixedDowntime = 40 * time.Millisecond
+	// What the stop costs apart from pages: kernel state, mostly, which grows with what runs inside.
+	fixedDowntime      = 30 * time.Millisecond
+	downtimePerProcess = 1000 * time.Microsecond
+	downtimePerThread  = 300 * time.Microsecond
 	// scanDowntimePerByte is what comparing all of memory costs in the stop, where
 	// nothing tracks it.
 	scanDowntimePerByte = 95 * float64(time.Millisecond) / (1 << 30)
@@ -207,10 +209,14 @@ func (s *source) remaining(ctx context.Context, last RoundReport) (bytes uint64,
 
 // fixedDowntime is what the stop costs whatever is dirty.
 func (s *source) fixedDowntime() time.Duration {
-	if s.tracked {
-		return fixedDowntime
+	fixed := fixedDowntime
+	for _, p := range s.survey.Processes {
+		fixed += downtimePerProcess + time.Duration(p.Threads)*downtimePerThread
 	}
-	return fixedDowntime + time.Duration(scanDowntimePerByte*float64(s.ledger.known().Count()*pages.PageSize))
+	if s.tracked {
+		return fixed
+	}
+	return fixed + time.Duration(scanDowntimePerByte*float64(s.ledger.known().Count()*pages.PageSize))
 }
 
 // round sends what changed among some pages, or all if only is nil, and waits

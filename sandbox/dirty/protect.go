@@ -83,8 +83,7 @@ func (a *addressSpace) protect(everything, marks bool) (remapped, failed uint64)
 				continue
 			}
 			remapped++
-			a.table.carve(r.whole.start, r.whole.end, nil)
-			a.table.insert(r.whole)
+			a.table.set(r.whole, nil)
 		}
 	}
 	return remapped, failed
