@@ -42,15 +42,19 @@ const (
 	// restedAfter is how long after the start of a loaded kernel garbage is collected: all that was loaded would be gone
 	// through at once, while clients wait for their first answers.
 	restedAfter = 500 * time.Millisecond
-	// restingBytes is how much may be allocated meanwhile.
+	// restingBytes is how much may be allocated meanwhile, and while it waits for its start.
 	restingBytes = 256 << 20
 )
 
-// collectLater ends the hold of the environment some time after the start.
-func (c *collections) collectLater() {
+// rest bounds what a loaded kernel allocates while the hold of the environment lasts.
+func (c *collections) rest() {
 	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}}
 	metrics.Read(sample)
 	debug.SetMemoryLimit(int64(sample[0].Value.Uint64()) + restingBytes)
+}
+
+// collectLater ends that hold some time after the start.
+func (c *collections) collectLater() {
 	time.AfterFunc(restedAfter, func() {
 		debug.SetMemoryLimit(math.MaxInt64)
 		c.release()

@@ -52,8 +52,10 @@ func Main(hooks Hooks) int {
 	if err = errors.Join(hostErr, err); err == nil {
 		s, err = open(h, cfg, files, hooks)
 	}
-	if err != nil || cfg.Restore == nil {
-		garbage.release() // a loaded kernel does so when it runs
+	if err == nil && cfg.Restore != nil {
+		garbage.rest()
+	} else {
+		garbage.release()
 	}
 	report := Report{}
 	if err != nil {
