@@ -16,6 +16,10 @@ const (
 	chunkBytes = 1 << 30
 	chunkPages = chunkBytes / pageSize
 
+	// scanBytes is how much one PAGEMAP_SCAN looks at: the host's kernel locks this
+	// process's mappings meanwhile.
+	scanBytes = 64 << 20
+
 	// maxScanRegions is how many regions one PAGEMAP_SCAN may return (96 KiB).
 	maxScanRegions = 4096
 	// maxScanners bounds the goroutines that scan chunks at the same time.
@@ -51,7 +55,7 @@ func scanChunk(pagemap int, c chunk, firstPage, flags, category uint64, found *S
 	regions := make([]scanRegion, maxScanRegions)
 	end := c.addr + chunkBytes
 	for at := c.addr; at < end; {
-		n, reached, err := pagemapScan(pagemap, at, end, flags, category, regions)
+		n, reached, err := pagemapScan(pagemap, at, min(at+scanBytes, end), flags, category, regions)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

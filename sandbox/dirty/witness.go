@@ -67,12 +67,16 @@ func (w *witness) watch(set *Set) error {
 	})
 }
 
+// putPages is how many pages are put here at once: the host's kernel locks this
+// process's mappings meanwhile.
+const putPages = 4 << 20 / pageSize
+
 // put makes the pages [start, end) of one chunk present, except for holes.
 func (w *witness) put(start, end uint64) error {
 	base := w.chunks[start/chunkPages].addr
 	for page := start; page < end; {
 		offset := uintptr(page%chunkPages) * pageSize
-		done, err := uffdContinue(w.descriptors.userfaultfd, base+offset, uintptr(end-page)*pageSize)
+		done, err := uffdContinue(w.descriptors.userfaultfd, base+offset, uintptr(min(end-page, putPages))*pageSize)
 		switch {
 		case err == nil:
 			count := uint64(done) / pageSize
