@@ -58,11 +58,15 @@ func (s *Sandbox) Start(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if err := s.need(ctx, "start", specs.StateCreated); err != nil {
-		return err
+	if s.Creating || !s.Sandbox.Alive() {
+		return s.need(ctx, "start", specs.StateCreated)
 	}
+	// It is asked for its state only where it refuses: who waits for the start of one that migrates, waits for this.
 	which := s.which()
 	if err := s.call(ctx, control.MethodStart, &which, &control.None{}); err != nil {
+		if refused := s.need(ctx, "start", specs.StateCreated); refused != nil {
+			return refused
+		}
 		return fmt.Errorf("start sandbox %q: %w", s.ID, err)
 	}
 	err = s.runHooks(ctx, hookPoststart)

@@ -70,6 +70,7 @@ type FileLayout struct {
 	Gofer     int `json:"gofer"`     // in order of the gofer-served mounts
 	Packet    int `json:"packet"`    // in order of Network.Links
 	Load      int `json:"load"`      // for Hooks.Load
+	Faults    int `json:"faults"`    // 1 where memory may come after the start
 	Further   int `json:"further"`   // of RestoreConfig.Further, in its order
 }
 
@@ -91,12 +92,15 @@ type Files struct {
 	// Further are, for each further container: where its exit record goes, its
 	// standard streams, and the sockets of its gofer.
 	Further []*os.File
+	// Faults is at most one, the device that makes a trap for memory that comes
+	// after the start, see package faults.
+	Faults []*os.File
 }
 
 // List returns the files in the order in which they are handed over.
 func (f *Files) List() []*os.File {
 	list := []*os.File{f.Log, f.Config, f.Ready, f.Exit, f.Control, f.Memory}
-	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load, f.Further} {
+	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load, f.Faults, f.Further} {
 		list = append(list, group...)
 	}
 	return list
@@ -104,7 +108,7 @@ func (f *Files) List() []*os.File {
 
 // Layout returns the counts that let the child take List apart again.
 func (f *Files) Layout() FileLayout {
-	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load), len(f.Further)}
+	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load), len(f.Faults), len(f.Further)}
 }
 
 // filesWithoutGroup is how many files come before the groups that FileLayout
@@ -125,7 +129,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	}
 	list = list[filesWithoutGroup:]
 	l := cfg.Files
-	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load + l.Further; len(list) != want {
+	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load + l.Faults + l.Further; len(list) != want {
 		return nil, files, fmt.Errorf("sandbox process was handed %d files beside its own, configuration counts %d", len(list), want)
 	}
 	group := func(n int) []*os.File {
@@ -138,6 +142,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	files.Gofer = group(l.Gofer)
 	files.Packet = group(l.Packet)
 	files.Load = group(l.Load)
+	files.Faults = group(l.Faults)
 	files.Further = group(l.Further)
 	return cfg, files, nil
 }
@@ -172,7 +177,7 @@ func (c *Config) validate() error {
 		return err
 	}
 	l := c.Files
-	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load, l.Further} {
+	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load, l.Faults, l.Further} {
 		if n < 0 || n > maxFilesEach {
 			return fmt.Errorf("sandbox configuration counts %d descriptors in one group, limit is %d", n, maxFilesEach)
 		}
@@ -183,6 +188,9 @@ func (c *Config) validate() error {
 	}
 	if l.Stdio != wantStdio {
 		return fmt.Errorf("sandbox configuration has %d standard streams, want %d", l.Stdio, wantStdio)
+	}
+	if l.Faults > 1 {
+		return fmt.Errorf("sandbox configuration has %d devices for page faults, want one at most", l.Faults)
 	}
 	if n := len(c.Mounts.GoferMounts()); l.Gofer != n {
 		return fmt.Errorf("sandbox configuration has %d gofer sockets for %d gofer-served mounts", l.Gofer, n)

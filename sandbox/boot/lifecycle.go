@@ -219,6 +219,7 @@ func (s *Sandbox) start() error {
 		}
 		network.Resume(stack, gates)
 		go resetPeers(stack, s.cfg.Restore.Resets)
+		garbage.collectLater()
 	}
 	s.Enter(phaseStarting, PhaseRunning)
 	s.watchAll()
