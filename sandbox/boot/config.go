@@ -89,12 +89,12 @@ type Files struct {
 	Gofer     []*os.File
 	Packet    []*os.File
 	Load      []*os.File
-	// Further are, for each further container: where its exit record goes, its
-	// standard streams, and the sockets of its gofer.
-	Further []*os.File
 	// Faults is at most one, the device that makes a trap for memory that comes
 	// after the start, see package faults.
 	Faults []*os.File
+	// Further are, for each further container: where its exit record goes, its
+	// standard streams, and the sockets of its gofer.
+	Further []*os.File
 }
 
 // List returns the files in the order in which they are handed over.
