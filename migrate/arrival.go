@@ -117,11 +117,7 @@ func (a *arrival) Start(ctx context.Context) error {
 	if a.fetch != nil {
 		a.fetch.begin()
 	}
-	for _, s := range a.standIns {
-		// A container can do without, and this is no time to fail.
-		s.Assign()
-		s.Close()
-	}
+	go assignAll(a.standIns)
 	failpoint.Here(failpoint.TargetStarted)
 	// From now on the sandbox needs nothing of us.
 	a.standby.Release()
