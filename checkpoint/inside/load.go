@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +42,7 @@ func Load(l *boot.Loading) (*kernel.Kernel, error) {
 		if whole, err = standBy(l, l.Files[LoadFiles]); err != nil {
 			return nil, err
 		}
+		warmHeap()
 	}
 	state, metadata, pages := l.Files[0], l.Files[1], l.Files[2]
 	defer state.Close()
@@ -57,8 +57,6 @@ func Load(l *boot.Loading) (*kernel.Kernel, error) {
 		pgalloc.CtxMemoryFileMap:      privateFiles,
 	})
 	loader.KickoffPrivate(privateFiles)
-	// A collection now would lengthen the time in which nothing runs.
-	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	timer := timing.New("load", time.Now())
 	err := k.LoadFrom(ctx, bufio.NewReaderSize(state, 64<<10), loader, nil, l.Stack,
 		stime.NewCalibratedClocks(), &vfs.CompleteRestoreOptions{}, timer.Fork("kernel"))

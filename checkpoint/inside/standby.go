@@ -3,11 +3,13 @@ package inside
 import (
 	"fmt"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/log"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
 
 // A standby is a sandbox process that waits for its kernel to come from another
@@ -27,6 +29,19 @@ const (
 	StandbyParts    = 'p'
 	StandbyAnnounce = 'a'
 )
+
+// loadedBytes is about what a kernel of some processes takes while it is loaded.
+const loadedBytes = 16 << 20
+
+// warmHeap has the host give this process memory that the loading would otherwise wait for, page by page.
+func warmHeap() {
+	room := make([]byte, loadedBytes)
+	for i := 0; i < len(room); i += pages.PageSize {
+		room[i] = 1
+	}
+	runtime.KeepAlive(room)
+	runtime.GC() // makes it free, and leaves it here
+}
 
 // standBy says that the process is ready, and obeys the agent from then on. It
 // returns whether all pages come before the start.

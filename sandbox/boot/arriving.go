@@ -1,10 +1,7 @@
 package boot
 
 import (
-	"math"
 	"os"
-	"runtime/debug"
-	"runtime/metrics"
 
 	"gvisor.dev/gvisor/pkg/gomaxprocs"
 	"gvisor.dev/gvisor/pkg/log"
@@ -51,8 +48,8 @@ func (s *Sandbox) beginArriving(await func(start, end uint64)) {
 	s.platform.SetArrival(await)
 	s.platform.SetMapUnit(arrivingMapUnit)
 	gomaxprocs.Add(arrivingProcs)
-	debug.SetMemoryLimit(runtimeBytes() + arrivingGarbageBytes)
-	debug.SetGCPercent(-1)
+	HoldCollections() // until endArriving
+	garbage.bound(arrivingGarbageBytes)
 }
 
 // endArriving is called when memory is complete, however it came.
@@ -63,13 +60,5 @@ func (s *Sandbox) endArriving() {
 	}
 	s.platform.SetArrival(nil)
 	gomaxprocs.Add(-arrivingProcs)
-	debug.SetMemoryLimit(math.MaxInt64)
-	debug.SetGCPercent(gcPercent)
-}
-
-// runtimeBytes is the memory that the Go runtime has by now, as its limit counts it.
-func runtimeBytes() int64 {
-	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
-	metrics.Read(samples)
-	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
+	garbage.release()
 }

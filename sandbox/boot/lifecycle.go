@@ -183,6 +183,7 @@ func (s *Sandbox) start() error {
 		}
 		network.Resume(stack, gates)
 		go resetPeers(stack, s.cfg.Restore.Resets)
+		garbage.collectLater()
 	}
 	s.Enter(phaseStarting, PhaseRunning)
 	go func() {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/control/server"
@@ -33,15 +32,15 @@ type Hooks struct {
 // container.
 const exitFailed = 1
 
-// gcPercent is Go's own default. Until it has booted the process collects no
-// garbage: what is allocated by then is needed.
-const gcPercent = 100
-
 // Main is the body of a sandbox process. It returns the status to exit with.
 func Main(hooks Hooks) int {
 	platform := ""
 	if len(os.Args) > platformArg {
 		platform = os.Args[platformArg]
+	}
+	if err := spare.Check(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
 	}
 	h, hostErr := prepare(platform)
 	list, err := spare.Receive()
@@ -57,8 +56,10 @@ func Main(hooks Hooks) int {
 	if err = errors.Join(hostErr, err); err == nil {
 		s, err = open(h, cfg, files, hooks)
 	}
-	if s == nil || !s.arriving.Load() {
-		debug.SetGCPercent(gcPercent)
+	if err == nil && cfg.Restore != nil {
+		garbage.bound(restingBytes)
+	} else {
+		garbage.release()
 	}
 	report := Report{}
 	if err != nil {

@@ -142,6 +142,8 @@ func (s *Sandbox) newSession() string {
 // build makes a new kernel with the container's first process in it, not yet
 // running. The error names the part of the spec that is at fault.
 func (s *Sandbox) build(files *Files) error {
+	// For the first process. What is made too late is there for the second.
+	go s.prewarmOne()
 	packetFDs, err := releaseAll(files.Packet)
 	if err != nil {
 		return err
@@ -377,6 +379,13 @@ func (s *Sandbox) prewarm(processes int) (finish func()) {
 	return func() {
 		<-done
 		s.platform.DropPrewarmed()
+	}
+}
+
+// prewarmOne makes an address space beside the kernel that will need it.
+func (s *Sandbox) prewarmOne() {
+	if err := s.platform.Prewarm(1); err != nil {
+		log.Warningf("%v", err) // the kernel then makes its own, or fails with a better reason
 	}
 }
 
