@@ -51,7 +51,7 @@ var idleSpecs = []spec{
 var idleSides = []struct{ name, tracking string }{{"tracked", "always"}, {"idle", "on"}, {"without", "off"}}
 
 // idle measures what tracking costs.
-func (s *stage) idle(peers []*runtime, runs int) (*result, error) {
+func (s *stage) idle(o options, peers []*runtime) (*result, error) {
 	if peers[0].name != oursName {
 		return nil, errors.New("idle measures sbxmigrate alone: -peers must have ours")
 	}
@@ -62,7 +62,7 @@ func (s *stage) idle(peers []*runtime, runs int) (*result, error) {
 		contenders = append(contenders, contender{side.name, peers[0], []string{"--tracking", side.tracking}})
 	}
 	out := newResult("idle", "cost of tracking, to a sandbox without the tracker", sides, idleSpecs)
-	return out, s.race(out, contenders, runs, (*server).measureIdle)
+	return out, s.race(out, contenders, o.runs, (*server).measureIdle)
 }
 
 func (v *server) measureIdle() (map[string]float64, error) {

@@ -112,6 +112,9 @@ func (a *arrival) Start(ctx context.Context) error {
 		a.sb.End(ctx)
 		return err
 	}
+	if a.fetch != nil {
+		a.fetch.begin()
+	}
 	failpoint.Here(failpoint.TargetStarted)
 	// From now on the sandbox needs nothing of us.
 	a.standby.Release()

@@ -66,6 +66,9 @@ type Restore struct {
 	Resets []network.Fate
 	// Files are handed to boot.Hooks.Load; Create takes ownership.
 	Files []*os.File
+	// Faults is the device for a trap (see package faults) where memory may come after the
+	// start; else nil. Create takes ownership.
+	Faults *os.File
 	// Memory becomes the sandbox's memory file; Create keeps its own copy.
 	Memory *os.File
 }
@@ -76,6 +79,9 @@ func (r Root) Create(ctx context.Context, opts CreateOptions) (_ *Sandbox, warni
 	owned := append(append([]*os.File{}, opts.Stdio...), opts.Preserved...)
 	if opts.Restore != nil {
 		owned = append(owned, opts.Restore.Files...)
+		if opts.Restore.Faults != nil {
+			owned = append(owned, opts.Restore.Faults)
+		}
 	}
 	c := &creation{opts: opts, files: &boot.Files{}}
 	c.undoer(func() {
@@ -241,6 +247,9 @@ func (c *creation) openFiles(context.Context) error {
 		return err
 	}
 	c.files.Load = restore.Files
+	if restore.Faults != nil {
+		c.files.Faults = []*os.File{restore.Faults}
+	}
 	fd, err := unix.FcntlInt(restore.Memory.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("share sandbox memory: %w", err)

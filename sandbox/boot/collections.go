@@ -30,12 +30,28 @@ func HoldCollections() (release func()) {
 	return garbage.release
 }
 
+// release ends a hold. With the last one the bound ends too.
 func (c *collections) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.held--; c.held == 0 {
+		debug.SetMemoryLimit(math.MaxInt64)
 		debug.SetGCPercent(gcPercent)
 	}
+}
+
+// bound sees to it that garbage is collected all the same once so much more has been allocated.
+func (c *collections) bound(bytes int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	debug.SetMemoryLimit(runtimeBytes() + bytes)
+}
+
+// runtimeBytes is the memory that the Go runtime has by now, as its limit counts it.
+func runtimeBytes() int64 {
+	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(samples)
+	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
 }
 
 const (
@@ -46,17 +62,5 @@ const (
 	restingBytes = 256 << 20
 )
 
-// rest bounds what a loaded kernel allocates while the hold of the environment lasts.
-func (c *collections) rest() {
-	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}}
-	metrics.Read(sample)
-	debug.SetMemoryLimit(int64(sample[0].Value.Uint64()) + restingBytes)
-}
-
-// collectLater ends that hold some time after the start.
-func (c *collections) collectLater() {
-	time.AfterFunc(restedAfter, func() {
-		debug.SetMemoryLimit(math.MaxInt64)
-		c.release()
-	})
-}
+// collectLater ends the hold of the environment some time after the start.
+func (c *collections) collectLater() { time.AfterFunc(restedAfter, c.release) }

@@ -68,6 +68,7 @@ type FileLayout struct {
 	Gofer     int `json:"gofer"`     // in order of the gofer-served mounts
 	Packet    int `json:"packet"`    // in order of Network.Links
 	Load      int `json:"load"`      // for Hooks.Load
+	Faults    int `json:"faults"`    // 1 where memory may come after the start
 }
 
 // Files are the descriptors that a sandbox process is handed. The process owns
@@ -85,12 +86,15 @@ type Files struct {
 	Gofer     []*os.File
 	Packet    []*os.File
 	Load      []*os.File
+	// Faults is at most one, the device that makes a trap for memory that comes
+	// after the start, see package faults.
+	Faults []*os.File
 }
 
 // List returns the files in the order in which they are handed over.
 func (f *Files) List() []*os.File {
 	list := []*os.File{f.Log, f.Config, f.Ready, f.Exit, f.Control, f.Memory}
-	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load} {
+	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load, f.Faults} {
 		list = append(list, group...)
 	}
 	return list
@@ -98,7 +102,7 @@ func (f *Files) List() []*os.File {
 
 // Layout returns the counts that let the child take List apart again.
 func (f *Files) Layout() FileLayout {
-	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load)}
+	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load), len(f.Faults)}
 }
 
 // filesWithoutGroup is how many files come before the groups that FileLayout
@@ -119,7 +123,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	}
 	list = list[filesWithoutGroup:]
 	l := cfg.Files
-	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load; len(list) != want {
+	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load + l.Faults; len(list) != want {
 		return nil, files, fmt.Errorf("sandbox process was handed %d files beside its own, configuration counts %d", len(list), want)
 	}
 	group := func(n int) []*os.File {
@@ -132,6 +136,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	files.Gofer = group(l.Gofer)
 	files.Packet = group(l.Packet)
 	files.Load = group(l.Load)
+	files.Faults = group(l.Faults)
 	return cfg, files, nil
 }
 
@@ -165,7 +170,7 @@ func (c *Config) validate() error {
 		return err
 	}
 	l := c.Files
-	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load} {
+	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load, l.Faults} {
 		if n < 0 || n > maxFilesEach {
 			return fmt.Errorf("sandbox configuration counts %d descriptors in one group, limit is %d", n, maxFilesEach)
 		}
@@ -176,6 +181,9 @@ func (c *Config) validate() error {
 	}
 	if l.Stdio != wantStdio {
 		return fmt.Errorf("sandbox configuration has %d standard streams, want %d", l.Stdio, wantStdio)
+	}
+	if l.Faults > 1 {
+		return fmt.Errorf("sandbox configuration has %d devices for page faults, want one at most", l.Faults)
 	}
 	if n := len(c.Mounts.GoferMounts()); l.Gofer != n {
 		return fmt.Errorf("sandbox configuration has %d gofer sockets for %d gofer-served mounts", l.Gofer, n)

@@ -38,6 +38,10 @@ func Main(hooks Hooks) int {
 	if len(os.Args) > platformArg {
 		platform = os.Args[platformArg]
 	}
+	if err := spare.Check(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
+	}
 	h, hostErr := prepare(platform)
 	list, err := spare.Receive()
 	if errors.Is(err, io.EOF) {
@@ -53,7 +57,7 @@ func Main(hooks Hooks) int {
 		s, err = open(h, cfg, files, hooks)
 	}
 	if err == nil && cfg.Restore != nil {
-		garbage.rest()
+		garbage.bound(restingBytes)
 	} else {
 		garbage.release()
 	}
@@ -140,13 +144,14 @@ func open(h *prepared, cfg *Config, files *Files, hooks Hooks) (*Sandbox, error)
 	if err != nil {
 		return nil, fmt.Errorf("serve control socket: %w", err)
 	}
+	trap := openTrap(files.Faults, s.platform)
 	// From here on the gofer answers, a saved state is read, and in the end
 	// guest code runs.
 	if err := installSeccomp(filterParts{h.platform, files.Control.Fd(), h.descriptors}); err != nil {
 		return nil, err
 	}
 	if cfg.Restore != nil {
-		err = s.load(files, hooks.Load)
+		err = s.load(files, trap, hooks.Load)
 	} else {
 		err = s.build(files)
 	}

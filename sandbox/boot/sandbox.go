@@ -22,6 +22,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
@@ -37,7 +38,9 @@ type Sandbox struct {
 	streams  streams
 
 	phase atomic.Pointer[Phase]
-	ended chan struct{} // closed once the container's first process has ended
+	// arriving: memory is still to come, see arriving.go.
+	arriving atomic.Bool
+	ended    chan struct{} // closed once the container's first process has ended
 
 	// terminalFD is the container's terminal on the host, -1 if it has none.
 	terminalFD int
@@ -139,6 +142,8 @@ func (s *Sandbox) newSession() string {
 // build makes a new kernel with the container's first process in it, not yet
 // running. The error names the part of the spec that is at fault.
 func (s *Sandbox) build(files *Files) error {
+	// For the first process. What is made too late is there for the second.
+	go s.prewarmOne()
 	packetFDs, err := releaseAll(files.Packet)
 	if err != nil {
 		return err
@@ -296,6 +301,12 @@ type Loading struct {
 	Files []*os.File
 	// Gates hold what arrives until the sandbox is started.
 	Gates *network.Gates
+	// Trap makes the kernel's own accesses wait for memory that comes after the start;
+	// nil where it cannot. It is owned by Load.
+	Trap *faults.Trap
+	// Arriving must be called before the kernel could run, if there is a Trap and memory is
+	// missing: await returns when pages [start, end) are there.
+	Arriving func(await func(start, end uint64))
 	// Loaded must be called once the last page has arrived, if the kernel could
 	// run before that.
 	Loaded func()
@@ -305,7 +316,7 @@ type Loading struct {
 }
 
 // load makes a kernel out of a saved one. Its tasks do not run yet.
-func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)) error {
+func (s *Sandbox) load(files *Files, trap *faults.Trap, load func(*Loading) (*kernel.Kernel, error)) error {
 	packetFDs, err := releaseAll(files.Packet)
 	if err != nil {
 		return err
@@ -345,7 +356,8 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 	defer s.prewarm(restore.Processes)()
 	s.kernel, err = load(&Loading{
 		Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load, Gates: s.gates,
-		Loaded:  func() { s.platform.SetMapUnit(0) },
+		Trap: trap, Arriving: s.beginArriving,
+		Loaded:  s.endArriving,
 		Abandon: s.abandon,
 	})
 	return err
@@ -367,6 +379,13 @@ func (s *Sandbox) prewarm(processes int) (finish func()) {
 	return func() {
 		<-done
 		s.platform.DropPrewarmed()
+	}
+}
+
+// prewarmOne makes an address space beside the kernel that will need it.
+func (s *Sandbox) prewarmOne() {
+	if err := s.platform.Prewarm(1); err != nil {
+		log.Warningf("%v", err) // the kernel then makes its own, or fails with a better reason
 	}
 }
 

@@ -70,6 +70,9 @@ func (e entry) hostAccess() hostarch.AccessType {
 
 // MapFile implements platform.AddressSpace.
 func (a *addressSpace) MapFile(addr hostarch.Addr, f memmap.File, fr memmap.FileRange, at hostarch.AccessType, precommit bool) error {
+	if await := a.tracker.arrival.Load(); await != nil && f == a.tracker.main {
+		(*await)(fr.Start/pageSize, fr.End/pageSize)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	armed := a.tracker.armed.Load()
