@@ -13,6 +13,10 @@ import (
 )
 
 func main() {
+	if withCgo {
+		fmt.Fprintln(os.Stderr, "error: this sbxmigrate was built with cgo, and could not confine its sandboxes: build it with CGO_ENABLED=0 in the environment, as make does")
+		os.Exit(1)
+	}
 	// The binary is its own sandbox process, its own gofer, and what the demo runs.
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
