@@ -103,6 +103,7 @@ type source struct {
 	stopForwarding func()
 	collect        func() // lets garbage be collected again; may be called twice
 	resumed        bool   // an abort went well
+	yielded        bool   // this process has been nice since the start on the target
 	last           Event  // the newest progress, without its time
 }
 
@@ -166,6 +167,9 @@ func (s *source) run(ctx context.Context) error {
 		}
 		if s.lanes != nil {
 			s.lanes.close()
+		}
+		if s.yielded {
+			setNice(niceStop) // its caller may have other things to do
 		}
 	}()
 	failpoint.Here(failpoint.SourceBegun)
@@ -340,6 +344,7 @@ func (s *source) heard(m *wire.Standing) {
 		s.collect()
 		if m.PagesMissing == 0 && !s.opts.FullPriority {
 			setNice(niceRounds) // nobody waits for us any more
+			s.yielded = true
 		}
 	}
 	if m.PagesMissing > 0 {

@@ -17,7 +17,7 @@ const (
 	chunkPages = chunkBytes / pageSize
 
 	// scanBytes is how much one PAGEMAP_SCAN looks at: the host's kernel locks this
-	// process's mappings meanwhile.
+	// process's mappings meanwhile, and tasks wait for the goroutine's CPU.
 	scanBytes = 64 << 20
 
 	// maxScanRegions is how many regions one PAGEMAP_SCAN may return (96 KiB).
@@ -70,6 +70,7 @@ func scanChunk(pagemap int, c chunk, firstPage, flags, category uint64, found *S
 			return fmt.Errorf("scan the page map: no progress at page %d", firstPage+uint64(at-c.addr)/pageSize)
 		}
 		at = reached
+		runtime.Gosched()
 	}
 	return nil
 }

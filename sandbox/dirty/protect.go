@@ -2,6 +2,7 @@ package dirty
 
 import (
 	"cmp"
+	"runtime"
 	"slices"
 )
 
@@ -78,6 +79,7 @@ func (a *addressSpace) protect(everything, marks bool) (remapped, failed uint64)
 		for s.start < s.end {
 			next, r, f := a.protectPart(s, marks)
 			s.start, remapped, failed = next, remapped+r, failed+f
+			runtime.Gosched() // tasks may wait for this CPU too
 		}
 	}
 	return remapped, failed

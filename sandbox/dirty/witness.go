@@ -3,6 +3,7 @@ package dirty
 import (
 	"errors"
 	"fmt"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -68,8 +69,8 @@ func (w *witness) watch(set *Set) error {
 }
 
 // putPages is how many pages are put here at once: the host's kernel locks this
-// process's mappings meanwhile.
-const putPages = 4 << 20 / pageSize
+// process's mappings meanwhile, and tasks wait for the goroutine's CPU.
+const putPages = 1 << 20 / pageSize
 
 // put makes the pages [start, end) of one chunk present, except for holes.
 func (w *witness) put(start, end uint64) error {
@@ -82,6 +83,7 @@ func (w *witness) put(start, end uint64) error {
 			count := uint64(done) / pageSize
 			w.seen.AddRange(page, page+count)
 			page += count
+			runtime.Gosched()
 		case errors.Is(err, unix.EEXIST):
 			w.seen.Add(page) // put here before, and still present
 			page++
