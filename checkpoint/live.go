@@ -159,6 +159,8 @@ type Stopped struct {
 	// Sessions are the host streams that the saved kernel refers to: whoever loads
 	// it must have been given them.
 	Sessions []boot.Session
+	// Terminal is the container's terminal, nil if it has none.
+	Terminal *boot.TerminalState
 }
 
 // InlinePages are pages with their content.
@@ -188,7 +190,7 @@ func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
 		args := &inside.SaveArgs{FilePayload: urpc.FilePayload{Files: theirs}}
 		var result inside.SaveResult
 		err := l.client.Call(ctx, inside.MethodSave, args, &result)
-		out.Sessions = result.Sessions
+		out.Sessions, out.Terminal = result.Sessions, result.Terminal
 		for _, f := range theirs {
 			f.Close()
 		}

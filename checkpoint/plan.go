@@ -177,6 +177,17 @@ func place(list *mounts.List, resolution *restoreenv.Resolution) *mounts.List {
 	return &placed
 }
 
+// Terminals returns the exec sessions of the saved sandbox that have a terminal.
+func (p *Plan) Terminals() []boot.Session {
+	var sessions []boot.Session
+	for _, s := range p.saved.streams.Sessions {
+		if s.Terminal != nil && s.Name != boot.RootContainer {
+			sessions = append(sessions, s)
+		}
+	}
+	return sessions
+}
+
 func (p *Plan) checkTerminal(bundle *sandbox.Bundle) {
 	had, wants := p.saved.spec.Process.Terminal, bundle.Spec.Process.Terminal
 	if had == wants {

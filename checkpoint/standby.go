@@ -31,11 +31,22 @@ type Standby struct {
 	closeOnce      sync.Once
 }
 
-// NewStandby starts a standby under a plan that does not refuse. create's
-// Restore is filled in; from names where the sandbox comes from. whole says that
-// every page is in its place before the start.
-func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string, whole bool, create sandbox.CreateOptions) (_ *Standby, err error) {
+// StandbyOptions say what a standby is to become.
+type StandbyOptions struct {
+	// Create is how its sandbox is made; Restore is filled in.
+	Create sandbox.CreateOptions
+	// From names where the sandbox comes from, for its record.
+	From string
+	// Whole says that every page is in its place before the start.
+	Whole bool
+	// Terminals are for the exec sessions of Plan.Terminals, by name. The standby takes ownership.
+	Terminals map[string]*os.File
+}
+
+// NewStandby starts a standby under a plan that does not refuse.
+func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, opts StandbyOptions) (_ *Standby, err error) {
 	s := &Standby{created: make(chan struct{})}
+	create := opts.Create
 	var theirs []*os.File
 	open := func(ours, other *os.File, openErr error) *os.File {
 		if openErr != nil {
@@ -65,13 +76,16 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string,
 		for _, f := range create.Stdio {
 			f.Close()
 		}
+		for _, f := range opts.Terminals {
+			f.Close()
+		}
 		s.close()
 		return nil, err
 	}
 	create.Restore = &sandbox.Restore{
-		From: from, Mounts: plan.list, Network: plan.network,
+		From: opts.From, Mounts: plan.list, Network: plan.network,
 		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal, Processes: len(plan.saved.processes),
-		Files: theirs, Memory: s.Memory,
+		Terminals: opts.Terminals, Files: theirs, Memory: s.Memory,
 	}
 	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
@@ -81,7 +95,7 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string,
 	err = s.waitReady()
 	if err == nil {
 		order := byte(inside.StandbyParts)
-		if whole {
+		if opts.Whole {
 			order = inside.StandbyWhole
 		}
 		_, err = s.standby.Write([]byte{order})

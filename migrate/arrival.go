@@ -16,6 +16,8 @@ import (
 // arrival is a standby, and the sandbox that it becomes, for package handover.
 type arrival struct {
 	standby *checkpoint.Standby // nil where an earlier agent started the sandbox
+	// terminals go on by themselves once the sandbox is loaded.
+	terminals terminals
 	// fetch brings what is missing after post-copy; nil where nothing is. Set before
 	// Start, guarded by mu from then on.
 	fetch *fetch
@@ -131,6 +133,7 @@ func (a *arrival) Discard() error {
 	if a.gone || a.started {
 		return nil
 	}
+	a.terminals.close()
 	if err := a.standby.Discard(); err != nil {
 		return err
 	}

@@ -69,7 +69,11 @@ func (s *source) stop(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.link.control.Send(&wire.Handover{Totals: totals, Epoch: s.epoch}); err != nil {
+	terminals, err := terminalsOf(stopped)
+	if err != nil {
+		return err
+	}
+	if err := s.link.control.Send(&wire.Handover{Totals: totals, Epoch: s.epoch, Terminals: terminals}); err != nil {
 		return err
 	}
 	s.enter(Load)

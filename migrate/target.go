@@ -185,11 +185,8 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 		return refuse(t.session, codePlan, err)
 	}
 	findings := findingsOf(plan)
-	if bundle.Spec.Process.Terminal {
-		findings = append(findings, wire.Finding{
-			Code: "terminal", Subject: "process.terminal", Fatal: true,
-			Message: "a sandbox with a terminal cannot move: nobody holds its other end on the target",
-		})
+	if f := t.receiver.checkTerminals(bundle, plan); f != nil {
+		findings = append(findings, *f)
 	}
 	if _, err := t.receiver.Root.Open(t.id); !errors.Is(err, sandbox.ErrNotFound) {
 		findings = append(findings, wire.Finding{
@@ -222,17 +219,19 @@ func findingsOf(plan *checkpoint.Plan) []wire.Finding {
 }
 
 func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle *sandbox.Bundle, files []wire.MemoryFile) error {
-	stdio, err := t.receiver.openOutput(t.id)
+	streams, err := t.receiver.openStreams(t.id, bundle, plan)
 	if err != nil {
 		return err
 	}
-	whole := !Mode(t.hello.Mode).MayLeavePages()
-	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, cameBy(t.session.Attempt(), t.session.Peer.Name), whole,
-		sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: stdio, Output: t.receiver.outputPath(t.id)})
+	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, checkpoint.StandbyOptions{
+		From: cameBy(t.session.Attempt(), t.session.Peer.Name), Whole: !Mode(t.hello.Mode).MayLeavePages(), Terminals: streams.slaves,
+		Create: sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: streams.stdio, Output: t.receiver.outputPath(t.id)},
+	})
 	if err != nil {
+		streams.terminals.close()
 		return err
 	}
-	t.arrival = &arrival{standby: standby}
+	t.arrival = &arrival{standby: standby, terminals: streams.terminals}
 	t.inbox = newInbox(standby.Memory, int(t.hello.DataConnections), t.arrival.packet)
 	t.inbox.postcopy = Mode(t.hello.Mode).MayLeavePages()
 	t.inbox.resize(files)
@@ -317,6 +316,9 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	}
 	sb, err := t.arrival.standby.Loaded(ctx)
 	if err != nil {
+		return refuse(t.session, codeLoad, err)
+	}
+	if err := t.arrival.terminals.keep(m.Terminals); err != nil {
 		return refuse(t.session, codeLoad, err)
 	}
 	t.arrival.loaded(sb)

@@ -3,8 +3,10 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,6 +58,9 @@ type Restore struct {
 	Mounts   *mounts.List // the saved mounts, with their sources on this host
 	Sessions []boot.Session
 	Terminal *boot.TerminalState
+	// Terminals are the slave ends of new terminals for exec'd processes, by session; Create takes
+	// ownership. Where a session has none, its streams lead nowhere.
+	Terminals map[string]*os.File
 	// Processes is about how many processes the saved kernel has, to have room for them ready.
 	Processes int
 	// Network is what the saved kernel has on this host, no links for loopback
@@ -76,6 +81,7 @@ func (r Root) Create(ctx context.Context, opts CreateOptions) (_ *Sandbox, warni
 	owned := append(append([]*os.File{}, opts.Stdio...), opts.Preserved...)
 	if opts.Restore != nil {
 		owned = append(owned, opts.Restore.Files...)
+		owned = slices.AppendSeq(owned, maps.Values(opts.Restore.Terminals))
 	}
 	c := &creation{opts: opts, files: &boot.Files{}}
 	c.undoer(func() {
@@ -241,6 +247,9 @@ func (c *creation) openFiles(context.Context) error {
 		return err
 	}
 	c.files.Load = restore.Files
+	for _, name := range slices.Sorted(maps.Keys(restore.Terminals)) {
+		c.files.Terminals = append(c.files.Terminals, restore.Terminals[name])
+	}
 	fd, err := unix.FcntlInt(restore.Memory.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("share sandbox memory: %w", err)
@@ -257,7 +266,8 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 	}
 	if restore := c.opts.Restore; restore != nil {
 		cfg.Restore = &boot.RestoreConfig{
-			Sessions: restore.Sessions, Terminal: restore.Terminal, Processes: restore.Processes, Resets: restore.Resets,
+			Sessions: restore.Sessions, Terminals: slices.Sorted(maps.Keys(restore.Terminals)),
+			Terminal: restore.Terminal, Processes: restore.Processes, Resets: restore.Resets,
 		}
 	}
 	process, err := c.startInCgroup(cfg)

@@ -146,6 +146,9 @@ func (s *Sandbox) Spec() (*specs.Spec, error) {
 	return &spec, nil
 }
 
+// Dir returns the sandbox's state directory.
+func (s *Sandbox) Dir() string { return s.dir }
+
 // LogPath returns the path of the log of the sandbox's processes.
 func (s *Sandbox) LogPath() string { return filepath.Join(s.dir, logName) }
 

@@ -64,7 +64,7 @@ func runAgent(ctx context.Context, c *cli, opts agentOptions) error {
 	}
 	logger := slog.New(slog.NewTextHandler(c.stderr, nil))
 	receiver := &migrate.Receiver{
-		Root: c.sandboxes(), Journals: opts.journals(), Outputs: opts.outputs(), Bundles: bundles,
+		Root: c.sandboxes(), Journals: opts.journals(), Outputs: opts.outputs(), Bundles: bundles, OpenTerminal: c.openArrivingTerminal,
 		Identity: identity, Keys: opts.keys(), Logger: logger,
 	}
 	a, err := agent.New(agent.Options{

@@ -201,13 +201,31 @@ func (t Totals) check() error {
 	return nil
 }
 
+// Terminal is a terminal of the saved kernel.
+type Terminal struct {
+	Session string          `json:"session"` // the kernel's name for the streams that it is among
+	State   json.RawMessage `json:"state"`   // its modes and window size, opaque here
+}
+
 // Handover says that everything that the target needs to start has been sent.
 type Handover struct {
 	Totals Totals        `json:"totals"`
 	Epoch  attempt.Epoch `json:"epoch"`
+	// Terminals are those that the saved kernel still has, as they are now.
+	Terminals []Terminal `json:"terminals"`
 }
 
-func (m *Handover) check() error { return firstError(m.Totals.check(), checkEpoch(m.Epoch)) }
+func (m *Handover) check() error {
+	if len(m.Terminals) > MaxTerminals {
+		return failf(CodeLength, "%d terminals (at most %d)", len(m.Terminals), MaxTerminals)
+	}
+	for _, t := range m.Terminals {
+		if err := checkTexts(t.Session); err != nil {
+			return err
+		}
+	}
+	return firstError(m.Totals.check(), checkEpoch(m.Epoch))
+}
 
 // Prepared answers Handover: loaded, verified, and only a commit away from running.
 type Prepared struct {

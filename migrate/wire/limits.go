@@ -39,6 +39,9 @@ const (
 	// MaxTextBytes bounds a sentence, name or path in a control message.
 	MaxTextBytes = 4096
 
+	// MaxTerminals bounds the terminals of one sandbox: the container's own and those of exec'd processes.
+	MaxTerminals = 64
+
 	// MaxFindings bounds the findings in one answer to a plan.
 	MaxFindings = 1024
 )

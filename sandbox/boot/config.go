@@ -49,9 +49,11 @@ type Config struct {
 
 // RestoreConfig is what loading a saved kernel needs beyond Config.
 type RestoreConfig struct {
-	// Sessions are the exec sessions that the saved kernel still has; their
-	// streams lead nowhere now.
-	Sessions []Session `json:"sessions"`
+	// Sessions are the host streams that the saved kernel still has. Those of execs
+	// lead nowhere now, but for the Terminals, which names the exec sessions that
+	// Files.Terminals are for, in their order.
+	Sessions  []Session `json:"sessions"`
+	Terminals []string  `json:"terminals,omitempty"`
 	// Terminal is set on the new terminal before any task runs.
 	Terminal *TerminalState `json:"terminal,omitempty"`
 	// Processes is about how many processes the saved kernel has.
@@ -68,6 +70,7 @@ type FileLayout struct {
 	Gofer     int `json:"gofer"`     // in order of the gofer-served mounts
 	Packet    int `json:"packet"`    // in order of Network.Links
 	Load      int `json:"load"`      // for Hooks.Load
+	Terminals int `json:"terminals"` // in order of RestoreConfig.Terminals
 }
 
 // Files are the descriptors that a sandbox process is handed. The process owns
@@ -85,12 +88,13 @@ type Files struct {
 	Gofer     []*os.File
 	Packet    []*os.File
 	Load      []*os.File
+	Terminals []*os.File
 }
 
 // List returns the files in the order in which they are handed over.
 func (f *Files) List() []*os.File {
 	list := []*os.File{f.Log, f.Config, f.Ready, f.Exit, f.Control, f.Memory}
-	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load} {
+	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load, f.Terminals} {
 		list = append(list, group...)
 	}
 	return list
@@ -98,7 +102,7 @@ func (f *Files) List() []*os.File {
 
 // Layout returns the counts that let the child take List apart again.
 func (f *Files) Layout() FileLayout {
-	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load)}
+	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load), len(f.Terminals)}
 }
 
 // filesWithoutGroup is how many files come before the groups that FileLayout
@@ -119,7 +123,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	}
 	list = list[filesWithoutGroup:]
 	l := cfg.Files
-	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load; len(list) != want {
+	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load + l.Terminals; len(list) != want {
 		return nil, files, fmt.Errorf("sandbox process was handed %d files beside its own, configuration counts %d", len(list), want)
 	}
 	group := func(n int) []*os.File {
@@ -132,6 +136,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	files.Gofer = group(l.Gofer)
 	files.Packet = group(l.Packet)
 	files.Load = group(l.Load)
+	files.Terminals = group(l.Terminals)
 	return cfg, files, nil
 }
 
@@ -165,7 +170,7 @@ func (c *Config) validate() error {
 		return err
 	}
 	l := c.Files
-	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load} {
+	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load, l.Terminals} {
 		if n < 0 || n > maxFilesEach {
 			return fmt.Errorf("sandbox configuration counts %d descriptors in one group, limit is %d", n, maxFilesEach)
 		}
@@ -176,6 +181,13 @@ func (c *Config) validate() error {
 	}
 	if l.Stdio != wantStdio {
 		return fmt.Errorf("sandbox configuration has %d standard streams, want %d", l.Stdio, wantStdio)
+	}
+	terminals := 0
+	if c.Restore != nil {
+		terminals = len(c.Restore.Terminals)
+	}
+	if l.Terminals != terminals {
+		return fmt.Errorf("sandbox configuration has %d terminals for %d sessions", l.Terminals, terminals)
 	}
 	if n := len(c.Mounts.GoferMounts()); l.Gofer != n {
 		return fmt.Errorf("sandbox configuration has %d gofer sockets for %d gofer-served mounts", l.Gofer, n)

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -36,8 +37,9 @@ type Sandbox struct {
 	gates    *network.Gates
 	streams  streams
 
-	phase atomic.Pointer[Phase]
-	ended chan struct{} // closed once the container's first process has ended
+	phase   atomic.Pointer[Phase]
+	started chan struct{} // closed once the tasks run
+	ended   chan struct{} // closed once the container's first process has ended
 
 	// terminalFD is the container's terminal on the host, -1 if it has none.
 	terminalFD int
@@ -117,7 +119,18 @@ func (s *Sandbox) Enter(from, to Phase) bool {
 }
 
 // Sessions returns the host streams that the kernel refers to.
-func (s *Sandbox) Sessions() []Session { return s.streams.sessions() }
+func (s *Sandbox) Sessions() []Session {
+	s.mu.Lock()
+	execs := maps.Clone(s.execs)
+	s.mu.Unlock()
+	pids := make(map[string]int32)
+	for pid, e := range execs {
+		if e.tg.Leader().ExitState() < kernel.TaskExitInitiated {
+			pids[e.session] = pid
+		}
+	}
+	return s.streams.sessions(pids)
+}
 
 // Terminal returns the state of the container's terminal, nil if it has none.
 func (s *Sandbox) Terminal() *TerminalState {
@@ -325,11 +338,11 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 	}
 	restore := s.cfg.Restore
 	if restore.Terminal != nil && s.terminalFD >= 0 {
-		if err := restore.Terminal.apply(s.terminalFD); err != nil {
+		if err := restore.Terminal.Apply(s.terminalFD); err != nil {
 			return err
 		}
 	}
-	hostFDs, err := s.streams.reconnect(restore.Sessions, files)
+	hostFDs, err := s.streams.reconnect(restore.Sessions, restore.Terminals, files)
 	if err != nil {
 		return err
 	}
@@ -348,7 +361,22 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 		Loaded:  func() { s.platform.SetMapUnit(0) },
 		Abandon: s.abandon,
 	})
+	if err == nil {
+		s.recallExecs(restore.Sessions)
+	}
 	return err
+}
+
+// recallExecs makes the processes that exec started before the save known again.
+func (s *Sandbox) recallExecs(sessions []Session) {
+	for _, session := range sessions {
+		if session.PID == 0 {
+			continue
+		}
+		if tg := s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(session.PID)); tg != nil {
+			s.remember(session.PID, execed{tg, session.Name})
+		}
+	}
 }
 
 // maxPrewarmed bounds the address spaces that are made ahead, each of which is a process of the host.
