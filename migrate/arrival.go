@@ -126,6 +126,16 @@ func (a *arrival) fetching() *fetch {
 	return a.fetch
 }
 
+// wasStarted says whether Start was called: whatever is left is the sandbox's then. A nil arrival was not.
+func (a *arrival) wasStarted() bool {
+	if a == nil {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.started
+}
+
 // Discard implements handover.Arrival.
 func (a *arrival) Discard() error {
 	a.mu.Lock()

@@ -64,9 +64,9 @@ func (in *inbox) resize(files []wire.MemoryFile) {
 	}
 }
 
-// lane handles one connection until it ends.
-func (in *inbox) lane(conn net.Conn) {
-	err := in.receive(wire.NewReader(conn))
+// lane handles one connection, of which r reads the frames, until it ends.
+func (in *inbox) lane(conn net.Conn, r *wire.Reader) {
+	err := in.receive(r)
 	in.barrier.Break(err)
 	in.state.abandonUnlessEnded()
 	in.meta.abandonUnlessEnded()
@@ -238,6 +238,8 @@ func (in *inbox) end(payload []byte) error {
 		return in.state.end(end.Bytes)
 	case wire.TypeMeta:
 		return in.meta.end(end.Bytes)
+	case wire.TypeBundle:
+		return errNotThisMode // it comes before the plan
 	case wire.TypeCommitted:
 		return in.endList(end, &in.committed, &in.committedEnded)
 	}

@@ -48,7 +48,7 @@ func newRoad(t *testing.T, laneCount int) *road {
 	for range laneCount {
 		a, b := net.Pipe()
 		ours = append(ours, a)
-		go in.lane(b)
+		go in.lane(b, wire.NewReader(b))
 		t.Cleanup(func() { b.Close() })
 	}
 	l, err := newLanes(t.Context(), ours, wire.CodecZstd, wire.NewPace(0))

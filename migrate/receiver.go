@@ -31,6 +31,10 @@ type Receiver struct {
 	// Bundles has the directory of a sandbox's bundle by ID, where it is not what
 	// the source says.
 	Bundles map[string]string
+	// BundleDir is the directory for bundles that are sent along, and MaxBundleBytes what one may have; 0: none is
+	// taken.
+	BundleDir      string
+	MaxBundleBytes uint64
 	// OpenTerminal makes a terminal for a process of a sandbox that is arriving. What the process writes goes
 	// into log, which is nil for nowhere, and is the terminal's. Without it, sandboxes with terminals are refused.
 	OpenTerminal func(sandboxID string, log *os.File) (Terminal, error)

@@ -65,6 +65,7 @@ type Report struct {
 	TargetStart int64 `json:"targetStartNanoseconds"`
 
 	Rounds         []RoundReport `json:"rounds"`
+	BundleBytes    uint64        `json:"bundleBytes"` // of files that were sent along
 	StateBytes     uint64        `json:"stateBytes"`
 	MetaBytes      uint64        `json:"metaBytes"`
 	PagesCommitted uint64        `json:"pagesCommitted"`

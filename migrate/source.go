@@ -275,8 +275,21 @@ func (s *source) plan(ctx context.Context) (err error) {
 	if _, err := expect[*wire.Welcome](ctx, s.link); err != nil {
 		return err
 	}
+	if s.opts.SendBundle {
+		if err := s.sendBundle(ctx); err != nil {
+			return fmt.Errorf("send bundle: %w", err)
+		}
+	}
 	if err := s.ask(ctx); err != nil {
 		return err
+	}
+	return s.openLanes(ctx)
+}
+
+// openLanes opens the data connections, if they are not open yet.
+func (s *source) openLanes(ctx context.Context) error {
+	if s.lanes != nil {
+		return nil
 	}
 	conns, err := s.to.dialData(ctx, s.id, s.opts.DataConnections)
 	if err != nil {
@@ -304,6 +317,12 @@ func (s *source) ask(ctx context.Context) error {
 	if err := s.link.control.Send(plan); err != nil {
 		return err
 	}
+	return s.takeFindings(ctx)
+}
+
+// takeFindings awaits what the target has found. Those that are fatal are the error,
+// the others become warnings.
+func (s *source) takeFindings(ctx context.Context) error {
 	answer, err := expect[*wire.Findings](ctx, s.link)
 	if err != nil {
 		return err

@@ -50,9 +50,12 @@ type target struct {
 	arrival *arrival // nil before the plan was accepted
 	inbox   *inbox
 	conns   []net.Conn
-	ahead   chan received // what came while the data connections were awaited, nil for nothing
-	lanes   sync.WaitGroup
-	rounds  uint64
+	ahead   chan received  // what came while the data connections were awaited, nil for nothing
+	readers []*wire.Reader // of conns
+	// bundle is the directory of the bundle that was sent along, empty for none.
+	bundle string
+	lanes  sync.WaitGroup
+	rounds uint64
 	// rejoined: the attempt was committed on an earlier connection.
 	rejoined bool
 	// cancel ends the goroutines of this connection; lanes counts them.
@@ -96,6 +99,11 @@ func (t *target) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if offer, ok := m.(*wire.Bundle); ok {
+		if m, err = t.takeBundle(ctx, meeting, offer); m == nil || err != nil {
+			return err
+		}
+	}
 	if plan, ok := m.(*wire.Plan); ok {
 		if err := t.prepare(ctx, plan); err != nil {
 			return err
@@ -103,11 +111,11 @@ func (t *target) run(ctx context.Context) error {
 		if t.arrival == nil {
 			return nil // refused, with findings
 		}
-		if t.conns, err = t.awaitData(ctx, meeting); err != nil {
+		if err := t.awaitData(ctx, meeting); err != nil {
 			return err
 		}
-		for _, conn := range t.conns {
-			t.lanes.Go(func() { t.inbox.lane(conn) })
+		for i, conn := range t.conns {
+			t.lanes.Go(func() { t.inbox.lane(conn, t.readers[i]) })
 		}
 		if err := t.session.Conn.SetDeadline(time.Time{}); err != nil {
 			return err
@@ -176,6 +184,9 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 	if override, ok := t.receiver.Bundles[t.id]; ok {
 		d.Bundle = override
 	}
+	if t.bundle != "" {
+		d.Bundle = t.bundle
+	}
 	bundle, err := sandbox.LoadBundle(d.Bundle)
 	if err != nil {
 		return refuse(t.session, codePlan, err)
@@ -225,7 +236,7 @@ func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle
 	}
 	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, checkpoint.StandbyOptions{
 		From: cameBy(t.session.Attempt(), t.session.Peer.Name), Whole: !Mode(t.hello.Mode).MayLeavePages(), Terminals: streams.slaves,
-		Create: sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: streams.stdio, Output: t.receiver.outputPath(t.id)},
+		Create: sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: streams.stdio, Output: t.receiver.outputPath(t.id), OwnsBundle: t.bundle != ""},
 	})
 	if err != nil {
 		streams.terminals.close()
@@ -382,6 +393,7 @@ func (t *target) close() {
 			t.log.Error("standby did not end", "sandbox", t.id, "error", err)
 		}
 	}
+	t.dropBundle()
 	if t.journal != nil {
 		t.journal.Close()
 	}

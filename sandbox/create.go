@@ -44,8 +44,10 @@ type CreateOptions struct {
 	Platform string             // default boot.DefaultPlatform
 	Tracking string             // default boot.TrackingOn; the others are for measurements
 	Overlay  mounts.OverlayMode // which writable mounts get a writable layer in memory; default none
-	Lenient  bool               // leave out mounts of unknown type, with a warning, instead of refusing
-	Debug    bool               // log what the guest's kernel does
+	// OwnsBundle: the bundle's directory was made for this sandbox and goes with it.
+	OwnsBundle bool
+	Lenient    bool // leave out mounts of unknown type, with a warning, instead of refusing
+	Debug      bool // log what the guest's kernel does
 
 	// Restore creates the sandbox around a saved kernel.
 	Restore *Restore
@@ -132,6 +134,7 @@ func (c *creation) run(ctx context.Context) (*Sandbox, error) {
 	c.record = Record{
 		ID: c.opts.ID, Bundle: bundle.Dir, Created: time.Now().UTC(), Annotations: bundle.Spec.Annotations,
 		Terminal: bundle.Spec.Process.Terminal, Platform: c.opts.Platform, Output: c.opts.Output,
+		OwnsBundle: c.opts.OwnsBundle,
 	}
 	if c.record.Platform == "" {
 		c.record.Platform = boot.DefaultPlatform

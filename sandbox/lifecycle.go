@@ -216,6 +216,9 @@ func (s *Sandbox) Delete(ctx context.Context, force bool) error {
 	if s.migratedError() == nil {
 		err = errors.Join(err, s.returnAddresses(), s.runHooks(ctx, hookPoststop))
 	}
+	if s.OwnsBundle {
+		err = errors.Join(err, os.RemoveAll(s.Bundle))
+	}
 	return errors.Join(err, os.RemoveAll(s.dir))
 }
 

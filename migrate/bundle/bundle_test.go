@@ -108,7 +108,7 @@ func TestCopyIsFaithful(t *testing.T) {
 	source := tree(t)
 	file := filepath.Join(t.TempDir(), "lone")
 	must(t, os.WriteFile(file, []byte("lone"), 0o600))
-	c := Content{Config: []byte(`{"ociVersion":"1.0"}`), Trees: []Tree{{source, RootName}, {file, "lone"}}}
+	c := Content{Config: []byte(`{"ociVersion":"1.0"}`), Trees: []Tree{{source, RootName}, {file, "some/where/lone"}}}
 	size, problems, err := Survey(c)
 	if err != nil || len(problems) > 0 {
 		t.Fatal(err, problems)
@@ -120,7 +120,7 @@ func TestCopyIsFaithful(t *testing.T) {
 	if after := describe(t, filepath.Join(to, RootName)); !slices.Equal(before, after) {
 		t.Errorf("copy differs:\n%s\nwant\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
 	}
-	for name, want := range map[string]string{"lone": "lone", ConfigName: string(c.Config)} {
+	for name, want := range map[string]string{"some/where/lone": "lone", ConfigName: string(c.Config)} {
 		if got, err := os.ReadFile(filepath.Join(to, name)); err != nil || string(got) != want {
 			t.Errorf("%s has %q, %v", name, got, err)
 		}

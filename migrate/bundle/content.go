@@ -38,6 +38,25 @@ type Tree struct {
 	Name   string // its path in the bundle, clean and relative
 }
 
+// parents returns the directories of the bundle that trees are put into, outer ones
+// first.
+func (c Content) parents() []string {
+	seen := map[string]bool{".": true}
+	var all []string
+	var add func(string)
+	add = func(dir string) {
+		if !seen[dir] {
+			seen[dir] = true
+			add(path.Dir(dir))
+			all = append(all, dir)
+		}
+	}
+	for _, tree := range c.Trees {
+		add(path.Dir(tree.Name))
+	}
+	return all
+}
+
 // Size is how much a bundle is.
 type Size struct {
 	Entries uint64
@@ -55,7 +74,7 @@ const maxProblems = 50
 
 // Survey looks through the trees without reading a file.
 func Survey(c Content) (Size, []Problem, error) {
-	size := Size{Entries: 1, Bytes: uint64(len(c.Config))}
+	size := Size{Entries: 1 + uint64(len(c.parents())), Bytes: uint64(len(c.Config))}
 	var problems []Problem
 	for _, tree := range c.Trees {
 		err := walk(tree, func(e entry) error {

@@ -29,6 +29,11 @@ func Pack(ctx context.Context, w io.Writer, c Content) error {
 	if _, err := p.tar.Write(c.Config); err != nil {
 		return err
 	}
+	for _, dir := range c.parents() {
+		if err := p.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755, Format: tar.FormatPAX}); err != nil {
+			return err
+		}
+	}
 	for _, tree := range c.Trees {
 		if err := walk(tree, p.add); err != nil {
 			return fmt.Errorf("send bundle: %w", err)

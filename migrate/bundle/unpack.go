@@ -16,7 +16,7 @@ import (
 )
 
 // Unpack writes a bundle into the empty directory dir, whose owner and mode it
-// leaves, and syncs it. It reads r up to its end. limit bounds what it writes.
+// leaves. It reads r up to its end. limit bounds what it writes. Sync makes it durable.
 func Unpack(r io.Reader, dir string, limit Size) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -204,8 +204,7 @@ func (u *unpacker) link(parent int, base, target string) error {
 	return unix.Linkat(int(from.Fd()), path.Base(target), parent, base, 0)
 }
 
-// finish gives the directories their modes and times, those inside first, and syncs
-// everything.
+// finish gives the directories their modes and times, those inside first.
 func (u *unpacker) finish() error {
 	for _, d := range slices.Backward(u.dirs) {
 		parent, err := u.enter(path.Dir(d.name))
@@ -220,11 +219,17 @@ func (u *unpacker) finish() error {
 			return err
 		}
 	}
-	top, err := u.enter(".")
+	return nil
+}
+
+// Sync makes what was unpacked into dir durable, as one call: a bundle has many files.
+func Sync(dir string) error {
+	f, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	if err := unix.Syncfs(int(top.Fd())); err != nil {
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
 		return fmt.Errorf("sync bundle: %w", err)
 	}
 	return nil

@@ -41,6 +41,7 @@ type messageType struct {
 // messageTypes is every control message by the name that it has on the wire.
 var messageTypes = map[string]messageType{
 	"hello":     {Source, func() Message { return new(Hello) }},
+	"bundle":    {Source, func() Message { return new(Bundle) }},
 	"plan":      {Source, func() Message { return new(Plan) }},
 	"round":     {Source, func() Message { return new(Round) }},
 	"freeze":    {Source, func() Message { return new(Freeze) }},
@@ -99,6 +100,20 @@ type Welcome struct {
 }
 
 func (m *Welcome) check() error { return m.Build.check() }
+
+// Bundle says, before the plan, that the source would send the sandbox's bundle along. Findings answer it: without a
+// fatal one the source opens the data connections and sends it, in TypeBundle frames on the first of them.
+type Bundle struct {
+	Entries uint64 `json:"entries"` // files and directories
+	Bytes   uint64 `json:"bytes"`   // of the files' content
+}
+
+func (m *Bundle) check() error {
+	if m.Entries == 0 {
+		return failf(CodePayload, "bundle has no entries")
+	}
+	return nil
+}
 
 // MemoryFile is a memory file of the sandbox.
 type MemoryFile struct {

@@ -34,6 +34,7 @@ func sampleMessages() []Message {
 		&Plan{Manifest: json.RawMessage(`{"a":[1,2.50,"\u003c"]}`), Files: files},
 		&Round{Number: 3, Files: files},
 		&Freeze{},
+		&Bundle{Entries: 3, Bytes: 4096},
 		&Handover{Totals: sampleTotals(), Epoch: 7, Terminals: []Terminal{{Session: "root", State: json.RawMessage(`{"rows":24}`)}}},
 		&Commit{Epoch: 1<<64 - 1},
 		&Query{Epoch: 7},

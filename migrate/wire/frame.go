@@ -59,7 +59,7 @@ const (
 	//	page u64 | count u64
 	TypeRequest Type = 9
 
-	// TypeEnd (both) ends the sequence of TypeState, TypeMeta, TypeCommitted or TypeMissing frames of a stream, and
+	// TypeEnd (both) ends the sequence of TypeState, TypeMeta, TypeCommitted, TypeMissing or TypeBundle frames of a stream, and
 	// says how many payload bytes they had:
 	//
 	//	type u8 | 00000000000000 | bytes u64
@@ -76,12 +76,16 @@ const (
 	//
 	//	xxh3-128 (16 bytes)
 	TypeSum Type = 12
+
+	// TypeBundle (S→T) is the next piece of the bundle that is sent along: a tar archive, in order, on data
+	// connection 0, before the plan.
+	TypeBundle Type = 13
 )
 
 var typeNames = map[Type]string{
 	TypePages: "pages", TypePunch: "punch", TypeState: "state", TypeMeta: "meta", TypeCommitted: "committed",
 	TypeMissing: "missing", TypeDigests: "digests", TypeBarrier: "barrier", TypeRequest: "request", TypeEnd: "end",
-	TypePacket: "packet", TypeSum: "sum",
+	TypePacket: "packet", TypeSum: "sum", TypeBundle: "bundle",
 }
 
 // String returns the type's name.
@@ -97,7 +101,7 @@ func (t Type) known() bool { return typeNames[t] != "" }
 // compressible says whether trying to compress this type can pay.
 func (t Type) compressible() bool {
 	switch t {
-	case TypePages, TypeState, TypeMeta, TypeCommitted, TypeMissing:
+	case TypePages, TypeState, TypeMeta, TypeCommitted, TypeMissing, TypeBundle:
 		return true
 	}
 	return false
