@@ -19,6 +19,7 @@ import (
 // standby's memory file and feeds the kernel's streams.
 type inbox struct {
 	memory      *os.File
+	charger     *charger // nil where it makes no difference whose memory it is
 	ledger      ledger
 	state, meta *stream
 	barrier     *wire.Barrier
@@ -165,6 +166,9 @@ func (in *inbox) place(payload []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := in.charger.place(records); err != nil {
+		return err
+	}
 	for _, r := range records {
 		switch r.Kind {
 		case wire.RecordZero:
@@ -197,6 +201,7 @@ func (in *inbox) punch(ranges []wire.Range) error {
 		if err := punchHole(in.memory, r.Page, r.End()); err != nil {
 			return err
 		}
+		in.charger.punched(r.Page, r.End())
 		in.ledger.forget(r.Page, r.End())
 	}
 	return nil

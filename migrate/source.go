@@ -310,6 +310,9 @@ func (s *source) ask(ctx context.Context) error {
 		return err
 	}
 	d := document{Config: config, Bundle: s.opts.Bundle, Policy: s.opts.Policy, Map: s.opts.Map}
+	if d.MemoryBytes, err = allocatedBytes(s.memory); err != nil {
+		return err
+	}
 	plan, err := d.plan(s.survey.MemoryBytes / pages.PageSize)
 	if err != nil {
 		return err

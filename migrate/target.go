@@ -199,6 +199,9 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 	if f := t.receiver.checkTerminals(bundle, plan); f != nil {
 		findings = append(findings, *f)
 	}
+	if f := checkMemoryLimit(bundle, d.MemoryBytes); f != nil {
+		findings = append(findings, *f)
+	}
 	if _, err := t.receiver.Root.Open(t.id); !errors.Is(err, sandbox.ErrNotFound) {
 		findings = append(findings, wire.Finding{
 			Code: "exists", Subject: "sandbox " + t.id, Fatal: true, Message: "the target has a sandbox of this ID: delete it first",
@@ -244,6 +247,7 @@ func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle
 	}
 	t.arrival = &arrival{standby: standby, terminals: streams.terminals}
 	t.inbox = newInbox(standby.Memory, int(t.hello.DataConnections), t.arrival.packet)
+	t.inbox.charger = newCharger(standby.Charges(), standby.Charge)
 	t.inbox.postcopy = Mode(t.hello.Mode).MayLeavePages()
 	t.inbox.resize(files)
 	go t.inbox.state.pump(standby.State)

@@ -45,7 +45,7 @@ func Load(l *boot.Loading) (*kernel.Kernel, error) {
 	}
 	state, metadata, pages := l.Files[0], l.Files[1], l.Files[2]
 	defer state.Close()
-	reader := newPageReader(pages, standby, whole)
+	reader := newPageReader(pages, standby, whole, l.Charge)
 	arriving.Store(reader)
 	loader := kernel.NewAsyncMFLoader(bufferedReader(metadata), reader, l.MemoryFile, nil)
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/sentry/memmap"
 	"gvisor.dev/gvisor/pkg/sentry/state/stateio"
 
@@ -67,6 +68,8 @@ type pageReader struct {
 	// whole says that all pages come at once, by AnswerAll. It forbids
 	// AnswerMissing: its requests are too large to wait for.
 	whole bool
+	// charge allocates memory before a pager places pages there; nil: it need not.
+	charge func(start, end uint64) error
 
 	mu   sync.Mutex
 	cond sync.Cond
@@ -95,9 +98,9 @@ type askedPages struct {
 }
 
 // newPageReader makes a reader. With standby, the pager says what is missing
-// before anything is asked for, and with whole that is nothing.
-func newPageReader(socket *os.File, standby, whole bool) *pageReader {
-	r := &pageReader{socket: socket, held: standby, whole: whole}
+// before anything is asked for, and with whole that is nothing. charge may be nil.
+func newPageReader(socket *os.File, standby, whole bool, charge func(start, end uint64) error) *pageReader {
+	r := &pageReader{socket: socket, held: standby, whole: whole, charge: charge}
 	r.cond.L = &r.mu
 	go r.receive(socket)
 	return r
@@ -185,6 +188,12 @@ func (r *pageReader) ask(id int) {
 	for _, fr := range ranges {
 		request = binary.LittleEndian.AppendUint64(request, fr.Start)
 		request = binary.LittleEndian.AppendUint64(request, fr.End)
+		if r.charge != nil {
+			// Where it fails, placing the page does, too.
+			if err := r.charge(fr.Start, fr.End); err != nil {
+				log.Warningf("%v", err)
+			}
+		}
 	}
 	if _, err := r.socket.Write(request); err != nil {
 		r.lose(r.socket, fmt.Errorf("ask for pages: %w", err))

@@ -87,7 +87,7 @@ func wantDone(t *testing.T, r *pageReader, id int) {
 // A standby asks for nothing before it knows what is missing, and then only for that.
 func TestReaderAsksForWhatIsMissing(t *testing.T) {
 	pager, socket := newFakePager(t)
-	r := newPageReader(socket, true, false)
+	r := newPageReader(socket, true, false, nil)
 	read(r, 0, 0, 10)
 	read(r, 1, 10, 20)
 	pager.say(AnswerMissing, [2]uint64{15, 16}, [2]uint64{30, 40})
@@ -112,7 +112,7 @@ func TestReaderAsksForWhatIsMissing(t *testing.T) {
 // A kernel that lost its pager waits for the next, and asks that again. It never has two.
 func TestReaderOutlivesItsPager(t *testing.T) {
 	first, socket := newFakePager(t)
-	r := newPageReader(socket, true, false)
+	r := newPageReader(socket, true, false, nil)
 	first.say(AnswerMissing, [2]uint64{0, 100})
 	read(r, 2, 0, 10)
 	first.wantRequest(2, [2]uint64{0, 10})
@@ -155,7 +155,7 @@ func TestReaderOutlivesItsPager(t *testing.T) {
 func TestReaderWithoutPager(t *testing.T) {
 	for name, standby := range map[string]bool{"image": false, "standby": true} {
 		pager, socket := newFakePager(t)
-		r := newPageReader(socket, standby, false)
+		r := newPageReader(socket, standby, false, nil)
 		read(r, 0, 0, 10)
 		pager.socket.Close()
 		if _, err := r.Wait(nil, 1); err == nil {
@@ -167,7 +167,7 @@ func TestReaderWithoutPager(t *testing.T) {
 		}
 	}
 	pager, socket := newFakePager(t)
-	r := newPageReader(socket, true, false)
+	r := newPageReader(socket, true, false, nil)
 	pager.say(AnswerAll)
 	pager.socket.Close()
 	read(r, 0, 0, 10)
@@ -178,7 +178,7 @@ func TestReaderWithoutPager(t *testing.T) {
 func TestReaderRefusesAnswers(t *testing.T) {
 	for name, answer := range map[string]uint32{"never made": 1, "no such": MaxRequests} {
 		pager, socket := newFakePager(t)
-		r := newPageReader(socket, false, false)
+		r := newPageReader(socket, false, false, nil)
 		read(r, 0, 0, 10)
 		pager.wantRequest(0, [2]uint64{0, 10})
 		pager.say(answer)
@@ -187,7 +187,7 @@ func TestReaderRefusesAnswers(t *testing.T) {
 		}
 	}
 	pager, socket := newFakePager(t)
-	whole := newPageReader(socket, true, true)
+	whole := newPageReader(socket, true, true, nil)
 	read(whole, 0, 0, 10)
 	pager.say(AnswerMissing, [2]uint64{0, 10})
 	if _, err := whole.Wait(nil, 1); err == nil {
@@ -195,7 +195,7 @@ func TestReaderRefusesAnswers(t *testing.T) {
 	}
 	for name, r := range map[string][2]uint64{"backwards": {5, 4}, "beyond all memory": {0, pages.MaxPages + 1}} {
 		pager, socket := newFakePager(t)
-		reader := newPageReader(socket, true, false)
+		reader := newPageReader(socket, true, false, nil)
 		read(reader, 0, 0, 10)
 		pager.say(AnswerMissing, r)
 		if _, err := reader.Wait(nil, 1); err == nil {

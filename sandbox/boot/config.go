@@ -56,6 +56,8 @@ type RestoreConfig struct {
 	Terminals []string  `json:"terminals,omitempty"`
 	// Terminal is set on the new terminal before any task runs.
 	Terminal *TerminalState `json:"terminal,omitempty"`
+	// Charge has this process allocate memory for pages before others place them: its cgroup is not theirs.
+	Charge bool `json:"charge,omitempty"`
 	// Processes is about how many processes the saved kernel has.
 	Processes int `json:"processes"`
 	// Resets are connections that end with the restore, whose peers are told.

@@ -307,6 +307,9 @@ type Loading struct {
 	HostFDs map[checkpoint.ResourceID]int
 	// Files are Config.Files.Load, owned by Load.
 	Files []*os.File
+	// Charge allocates memory for a range of the memory file, in bytes, so that it is charged to this process and
+	// not to whoever places pages there; nil where that makes no difference.
+	Charge func(start, end uint64) error
 	// Gates hold what arrives until the sandbox is started.
 	Gates *network.Gates
 	// Loaded must be called once the last page has arrived, if the kernel could
@@ -356,8 +359,12 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 	}
 	s.platform.SetMapUnit(loadingMapUnit)
 	defer s.prewarm(restore.Processes)()
+	var charge func(start, end uint64) error
+	if restore.Charge {
+		charge = s.charge
+	}
 	s.kernel, err = load(&Loading{
-		Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load, Gates: s.gates,
+		Charge: charge, Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load, Gates: s.gates,
 		Loaded:  func() { s.platform.SetMapUnit(0) },
 		Abandon: s.abandon,
 	})
@@ -365,6 +372,15 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 		s.recallExecs(restore.Sessions)
 	}
 	return err
+}
+
+// charge allocates memory for a range of the memory file.
+func (s *Sandbox) charge(start, end uint64) error {
+	err := unix.Fallocate(int(s.memory.Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(start), int64(end-start))
+	if err != nil {
+		return fmt.Errorf("allocate sandbox memory: %w", err)
+	}
+	return nil
 }
 
 // recallExecs makes the processes that exec started before the save known again.

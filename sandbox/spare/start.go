@@ -42,6 +42,13 @@ type Process struct {
 // Start starts a sandbox process. label says in the host's process list which
 // sandbox it is; errors receives what it says before it was given a log.
 func Start(label, platform string, errors *os.File) (*Process, error) {
+	return start(label, platform, errors, func(attr *os.ProcAttr, argv []string) (*os.Process, error) {
+		return os.StartProcess("/proc/self/exe", argv, attr)
+	})
+}
+
+// start is Start with the way to start a process.
+func start(label, platform string, errors *os.File, run func(*os.ProcAttr, []string) (*os.Process, error)) (*Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -56,9 +63,8 @@ func Start(label, platform string, errors *os.File) (*Process, error) {
 	files := make([]*os.File, TableFD+1)
 	copy(files, []*os.File{null, errors, errors, socketFD: theirs})
 	files[TableFD] = null
-	process, err := os.StartProcess("/proc/self/exe", []string{"sbxmigrate", Subcommand, label, platform}, &os.ProcAttr{
-		Env: environment, Files: files, Sys: attributes(),
-	})
+	attr := &os.ProcAttr{Env: environment, Files: files, Sys: attributes()}
+	process, err := run(attr, []string{"sbxmigrate", Subcommand, label, platform})
 	if err != nil {
 		syscall.Close(pair[0])
 		return nil, fmt.Errorf("start sandbox process: %w", err)
