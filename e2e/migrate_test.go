@@ -154,6 +154,11 @@ type migrationReport struct {
 		Decision        string `json:"decision"`
 		Reason          string `json:"reason"`
 	} `json:"rounds"`
+	Connections []struct {
+		Connection string `json:"connection"`
+		Kept       bool   `json:"kept"`
+		Reason     string `json:"reason"`
+	} `json:"connections"`
 	PagesCommitted uint64   `json:"pagesCommitted"`
 	PagesResidual  uint64   `json:"pagesResidual"`
 	Warnings       []string `json:"warnings"`

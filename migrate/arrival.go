@@ -18,6 +18,7 @@ type arrival struct {
 	standby *checkpoint.Standby // nil where an earlier agent started the sandbox
 	// terminals go on by themselves once the sandbox is loaded.
 	terminals terminals
+	plan      *checkpoint.Plan // of the standby
 	// fetch brings what is missing after post-copy; nil where nothing is. Set before
 	// Start, guarded by mu from then on.
 	fetch *fetch

@@ -23,6 +23,8 @@ type inbox struct {
 	ledger      ledger
 	state, meta *stream
 	barrier     *wire.Barrier
+	// refuse, if not nil, tells the source what is wrong with what it sent, or why it could not be placed.
+	refuse func(error)
 	// packet takes network packets as they come.
 	packet func(nic uint16, p wire.Packet)
 	// limitPages bounds page numbers.
@@ -89,7 +91,11 @@ func (in *inbox) receive(r *wire.Reader) error {
 			return err
 		}
 		if err := in.frame(f); err != nil {
-			return fmt.Errorf("%v frame: %w", f.Type, err)
+			err = fmt.Errorf("%v frame: %w", f.Type, err)
+			if in.refuse != nil && in.fetch.Load() == nil && !in.isFinished() {
+				in.refuse(err)
+			}
+			return err
 		}
 	}
 }

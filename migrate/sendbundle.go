@@ -56,6 +56,9 @@ func (s *source) sendBundle(ctx context.Context) error {
 
 // refusalOr returns what the target says of an error in sending, if that says more.
 func (s *source) refusalOr(ctx context.Context, err error) error {
+	if s.link == nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, refusalPatience)
 	defer cancel()
 	var refused *RefusedError

@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
@@ -15,6 +17,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/migrate/handover"
 	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/restoreenv"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
@@ -48,7 +51,7 @@ func migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options, retry bool)
 		to: whereTo{identity: opts.Identity, peer: opts.Peer, address: opts.Address},
 		report: Report{
 			Version: ReportVersion, Sandbox: sb.ID, Role: Source, Peer: opts.Peer.Name, Address: opts.Address,
-			Mode: string(opts.Mode), Codec: opts.Codec.String(), Rounds: []RoundReport{}, Warnings: []string{},
+			Mode: string(opts.Mode), Codec: opts.Codec.String(), Rounds: []RoundReport{}, Warnings: []string{}, Connections: []wire.Fate{},
 		},
 	}
 	err = s.run(ctx)
@@ -168,6 +171,9 @@ func (s *source) run(ctx context.Context) error {
 	cancellable, cancel := s.opts.Canceller.begin(ctx)
 	defer cancel(nil)
 	err = s.prepare(cancellable)
+	if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		err = s.refusalOr(cancellable, err)
+	}
 	if err == nil {
 		failpoint.Here(failpoint.SourcePrepared)
 		err = s.opts.Canceller.commit()
@@ -309,6 +315,11 @@ func (s *source) ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.opts.Policy == restoreenv.PolicyRelaxed {
+		if config.Connections, err = s.describeConnections(); err != nil {
+			return err
+		}
+	}
 	d := document{Config: config, Bundle: s.opts.Bundle, Policy: s.opts.Policy, Map: s.opts.Map}
 	if d.MemoryBytes, err = allocatedBytes(s.memory); err != nil {
 		return err
@@ -330,6 +341,7 @@ func (s *source) takeFindings(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.report.Connections = answer.Connections
 	fatal := false
 	for _, f := range answer.Findings {
 		fatal = fatal || f.Fatal

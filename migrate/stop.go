@@ -37,7 +37,7 @@ func (s *source) stop(ctx context.Context) error {
 				s.startForwarding()
 			}
 		},
-		State: state, Metadata: meta,
+		State: state, Metadata: meta, Connections: len(s.report.Connections) > 0,
 	})
 	if err != nil {
 		return err
@@ -73,7 +73,11 @@ func (s *source) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.link.control.Send(&wire.Handover{Totals: totals, Epoch: s.epoch, Terminals: terminals}); err != nil {
+	lost, err := s.lostConnections(stopped)
+	if err != nil {
+		return err
+	}
+	if err := s.link.control.Send(&wire.Handover{Totals: totals, Epoch: s.epoch, Terminals: terminals, Connections: lost}); err != nil {
 		return err
 	}
 	s.enter(Load)
@@ -136,8 +140,7 @@ func (s *source) residual(ctx context.Context, stopped *checkpoint.Stopped) (_ *
 	}
 	candidates.RemoveRange(0, inlinePages)
 	for _, p := range stopped.Inline {
-		s.ledger.place(p.First, p.Data)
-		if err := s.lanes.pages(p.First, p.Data); err != nil {
+		if err := s.lanes.pages(p.First, p.Data, s.ledger.place(p.First, p.Data)); err != nil {
 			return nil, err
 		}
 	}
@@ -212,8 +215,7 @@ func (s *source) send(round func(sizeBytes uint64, visit pages.Visit) (pages.Sca
 		return pages.ScanResult{}, err
 	}
 	result, err := round(size, func(first uint64, data []byte) error {
-		s.ledger.place(first, data)
-		return s.lanes.pages(first, data)
+		return s.lanes.pages(first, data, s.ledger.place(first, data))
 	})
 	if err != nil || result.Freed.Empty() {
 		return result, err

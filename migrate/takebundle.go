@@ -25,7 +25,7 @@ func (t *target) takeBundle(ctx context.Context, meeting *wire.Meeting, offer *w
 		return nil, refuse(t.session, codeLimit, err)
 	}
 	findings := t.receiver.checkOffer(t.id, offer)
-	if err := t.session.Control.Send(&wire.Findings{Findings: findings}); err != nil || len(findings) > 0 {
+	if err := t.session.Control.Send(&wire.Findings{Findings: findings, Connections: []wire.Fate{}}); err != nil || len(findings) > 0 {
 		return nil, err
 	}
 	// The plan comes when the bundle has been sent, however long that takes. As long as it does, the data connection

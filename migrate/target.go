@@ -207,16 +207,17 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 			Code: "exists", Subject: "sandbox " + t.id, Fatal: true, Message: "the target has a sandbox of this ID: delete it first",
 		})
 	}
+	answer := &wire.Findings{Findings: findings, Connections: fatesOf(plan)}
 	for _, f := range findings {
 		if f.Fatal {
-			return t.session.Control.Send(&wire.Findings{Findings: findings})
+			return t.session.Control.Send(answer)
 		}
 	}
 	if err := t.startStandby(ctx, plan, bundle, m.Files); err != nil {
 		return refuse(t.session, codeStandby, err)
 	}
 	failpoint.Here(failpoint.TargetStandby)
-	return t.session.Control.Send(&wire.Findings{Findings: findings})
+	return t.session.Control.Send(answer)
 }
 
 func findingsOf(plan *checkpoint.Plan) []wire.Finding {
@@ -245,14 +246,29 @@ func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle
 		streams.terminals.close()
 		return err
 	}
-	t.arrival = &arrival{standby: standby, terminals: streams.terminals}
+	t.arrival = &arrival{standby: standby, terminals: streams.terminals, plan: plan}
 	t.inbox = newInbox(standby.Memory, int(t.hello.DataConnections), t.arrival.packet)
+	t.inbox.refuse = t.refusePages()
 	t.inbox.charger = newCharger(standby.Charges(), standby.Charge)
 	t.inbox.postcopy = Mode(t.hello.Mode).MayLeavePages()
 	t.inbox.resize(files)
 	go t.inbox.state.pump(standby.State)
 	go t.inbox.meta.pump(standby.Metadata)
 	return nil
+}
+
+// refusePages returns what refuses the attempt once, at once: the source may be sending, and wait for nothing else. It ends the data
+// connections, so that it does not wait for them either.
+func (t *target) refusePages() func(error) {
+	var once sync.Once
+	return func(err error) {
+		once.Do(func() {
+			refuse(t.session, codePages, err)
+			for _, conn := range t.conns {
+				conn.Close()
+			}
+		})
+	}
 }
 
 // serve takes messages until the connection or the attempt ends.
@@ -335,6 +351,9 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	}
 	if err := t.arrival.terminals.keep(m.Terminals); err != nil {
 		return refuse(t.session, codeLoad, err)
+	}
+	if err := t.arrival.tellPeers(ctx, sb, m.Connections); err != nil {
+		t.log.Warn("peers of closed connections are not told", "sandbox", t.id, "error", err)
 	}
 	t.arrival.loaded(sb)
 	if err := t.handover.Expect(t.session.Attempt(), t.arrival); err != nil {

@@ -114,6 +114,11 @@ func runMigrate(ctx context.Context, c *cli, opts migrateOptions, id, address st
 		return interruption(ctx, err)
 	}
 	c.warn(report.Warnings...)
+	for _, f := range report.Connections {
+		if !f.Kept {
+			c.warn("connection " + f.Connection + ": closed: " + f.Reason)
+		}
+	}
 	if opts.json {
 		return migrate.WriteReport(c.stdout, report)
 	}

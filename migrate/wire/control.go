@@ -150,9 +150,18 @@ type Finding struct {
 	Fatal   bool   `json:"fatal"`
 }
 
+// Fate is what becomes of a connection on the target.
+type Fate struct {
+	Connection string `json:"connection"`
+	Kept       bool   `json:"kept"`
+	Reason     string `json:"reason"`
+}
+
 // Findings answers Plan with everything that was found, at once. Without a fatal finding the standby is starting.
 type Findings struct {
 	Findings []Finding `json:"findings"`
+	// Connections are those of the plan, where not all are kept; otherwise none.
+	Connections []Fate `json:"connections"`
 }
 
 func (m *Findings) check() error {
@@ -161,6 +170,14 @@ func (m *Findings) check() error {
 	}
 	for _, f := range m.Findings {
 		if err := checkTexts(f.Code, f.Subject, f.Message); err != nil {
+			return err
+		}
+	}
+	if len(m.Connections) > MaxFates {
+		return failf(CodeLength, "%d connections (at most %d)", len(m.Connections), MaxFates)
+	}
+	for _, f := range m.Connections {
+		if err := checkTexts(f.Connection, f.Reason); err != nil {
 			return err
 		}
 	}
@@ -228,6 +245,8 @@ type Handover struct {
 	Epoch  attempt.Epoch `json:"epoch"`
 	// Terminals are those that the saved kernel still has, as they are now.
 	Terminals []Terminal `json:"terminals"`
+	// Connections are those that end with the move, with the numbers that they stopped at, opaque here; null for none.
+	Connections json.RawMessage `json:"connections"`
 }
 
 func (m *Handover) check() error {

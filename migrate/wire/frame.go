@@ -18,8 +18,9 @@ const (
 	//	duplicate  03 000000 | count u32 | page u64 | from u64
 	//
 	// zero makes pages read as zeros while they stay committed. duplicate makes [page, page+count) equal to
-	// [from, from+count), as an earlier record of the same frame placed those, or as they were at the last barrier
-	// if nothing behind it touched them.
+	// [from, from+count), as an earlier record on the same connection placed those since its last barrier. A sender
+	// sends no page twice between two barriers, so that they still are what they were. A duplicate has at most
+	// MaxBatchPages pages, and does not overlap what it copies.
 	TypePages Type = 1
 
 	// TypePunch (S→T) makes ranges of memory file stream into holes. Its payload is ranges, ascending and apart:
@@ -42,10 +43,7 @@ const (
 	// since, to be compared; TypeSum answers its end.
 	TypeMissing Type = 6
 
-	// TypeDigests (S→T) holds digests of pages of memory file stream, for the audit:
-	//
-	//	page u64 | n × xxh3-128 (16 bytes)
-	TypeDigests Type = 7
+	// 7 was for digests of pages: the audit that wanted them runs on the source.
 
 	// TypeBarrier (S→T) separates rounds. A receiver handles no frame behind it before the same barrier has come on
 	// every data connection:
@@ -84,7 +82,7 @@ const (
 
 var typeNames = map[Type]string{
 	TypePages: "pages", TypePunch: "punch", TypeState: "state", TypeMeta: "meta", TypeCommitted: "committed",
-	TypeMissing: "missing", TypeDigests: "digests", TypeBarrier: "barrier", TypeRequest: "request", TypeEnd: "end",
+	TypeMissing: "missing", TypeBarrier: "barrier", TypeRequest: "request", TypeEnd: "end",
 	TypePacket: "packet", TypeSum: "sum", TypeBundle: "bundle",
 }
 

@@ -184,7 +184,7 @@ func (s *Sandbox) start() error {
 			log.Warningf("announce addresses: %v", err)
 		}
 		network.Resume(stack, gates)
-		go resetPeers(stack, s.cfg.Restore.Resets)
+		go resetPeers(stack, s.resets())
 	}
 	close(s.started)
 	s.Enter(phaseStarting, PhaseRunning)

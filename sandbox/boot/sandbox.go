@@ -414,6 +414,24 @@ func (s *Sandbox) prewarm(processes int) (finish func()) {
 	}
 }
 
+// SetResets says which connections end with the restore, whose peers are told at the start.
+func (s *Sandbox) SetResets(fates []network.Fate) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cfg.Restore == nil || s.Phase() != PhaseCreated {
+		return fmt.Errorf("connections end with a restore that is not started: container is %s", s.Phase())
+	}
+	s.cfg.Restore.Resets = fates
+	return nil
+}
+
+// resets returns them.
+func (s *Sandbox) resets() []network.Fate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.Restore.Resets
+}
+
 // abandon ends a sandbox that was never started.
 func (s *Sandbox) abandon() {
 	if s.Enter(PhaseCreated, PhaseStopped) {
