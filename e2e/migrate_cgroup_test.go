@@ -113,6 +113,9 @@ func TestMigrateChargesTheSandbox(t *testing.T) {
 	image := from.path("images") + ":web"
 	from.must("checkpoint", "web", "--image", image)
 	from.must("delete", "--force", "web")
+	if refused := to.refuses("restore", "--detach", "--image", image, "--bundle", to.bundle("small-again", small), "web"); !strings.Contains(refused, "E_PLAN_MEMORY_LIMIT") {
+		t.Errorf("restoring below too low a limit: %s", refused)
+	}
 	path, bundle = cgroup("restored", heldBytes+(64<<20))
 	to.mustLaunch("web", "restore", "--detach", "--image", image, "--bundle", to.bundle("restored", bundle), "web")
 	if got := to.exec("web", "/bin/md5sum", "/tmp/held"); got != checksum {

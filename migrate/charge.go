@@ -10,7 +10,6 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
-	"github.com/sbxmigrate/sbxmigrate/sandbox"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
 
@@ -86,23 +85,3 @@ func allocatedBytes(f *os.File) (uint64, error) {
 	}
 	return uint64(st.Blocks) * 512, nil
 }
-
-// checkMemoryLimit returns a finding where a sandbox's memory does not fit below the limit that its cgroup would have here, or
-// nil. The host would otherwise end the standby when that is reached.
-func checkMemoryLimit(bundle *sandbox.Bundle, memoryBytes uint64) *wire.Finding {
-	linux := bundle.Spec.Linux
-	if linux == nil || linux.CgroupsPath == "" || linux.Resources == nil || linux.Resources.Memory == nil {
-		return nil
-	}
-	limit := linux.Resources.Memory.Limit
-	if limit == nil || *limit <= 0 || memoryBytes+sentryBytes <= uint64(*limit) {
-		return nil
-	}
-	return &wire.Finding{
-		Code: "memory-limit", Subject: "linux.resources.memory.limit", Fatal: true,
-		Message: fmt.Sprintf("the sandbox has %d bytes of memory, and its process needs some %d more; the bundle here allows %d: raise the limit", memoryBytes, sentryBytes, *limit),
-	}
-}
-
-// sentryBytes is about what a sandbox process needs beside the sandbox's memory.
-const sentryBytes = 32 << 20

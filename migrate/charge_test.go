@@ -5,12 +5,9 @@ import (
 	"slices"
 	"testing"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
-	"github.com/sbxmigrate/sbxmigrate/sandbox"
 )
 
 func TestCharger(t *testing.T) {
@@ -62,27 +59,4 @@ func TestCharger(t *testing.T) {
 		t.Error(err)
 	}
 	none.punched(0, 10)
-}
-
-func TestCheckMemoryLimit(t *testing.T) {
-	const memory = 100 << 20
-	limit := func(n int64) *specs.LinuxResources {
-		return &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &n}}
-	}
-	for name, c := range map[string]struct {
-		linux *specs.Linux
-		fits  bool
-	}{
-		"no section": {nil, true},
-		"no cgroup":  {&specs.Linux{Resources: limit(1)}, true},
-		"no limit":   {&specs.Linux{CgroupsPath: "/x"}, true},
-		"unlimited":  {&specs.Linux{CgroupsPath: "/x", Resources: limit(-1)}, true},
-		"fits":       {&specs.Linux{CgroupsPath: "/x", Resources: limit(memory + sentryBytes)}, true},
-		"too small":  {&specs.Linux{CgroupsPath: "/x", Resources: limit(memory + sentryBytes - 1)}, false},
-	} {
-		f := checkMemoryLimit(&sandbox.Bundle{Spec: &specs.Spec{Linux: c.linux}}, memory)
-		if (f == nil) != c.fits {
-			t.Errorf("%s: %+v", name, f)
-		}
-	}
 }

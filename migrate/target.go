@@ -191,15 +191,12 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 	if err != nil {
 		return refuse(t.session, codePlan, err)
 	}
-	plan, err := checkpoint.PlanFor(&d.Config, checkpoint.PlanOptions{Bundle: bundle, Policy: d.Policy, Map: d.Map})
+	plan, err := checkpoint.PlanFor(&d.Config, checkpoint.PlanOptions{Bundle: bundle, Policy: d.Policy, Map: d.Map, MemoryBytes: d.MemoryBytes})
 	if err != nil {
 		return refuse(t.session, codePlan, err)
 	}
 	findings := findingsOf(plan)
 	if f := t.receiver.checkTerminals(bundle, plan); f != nil {
-		findings = append(findings, *f)
-	}
-	if f := checkMemoryLimit(bundle, d.MemoryBytes); f != nil {
 		findings = append(findings, *f)
 	}
 	if _, err := t.receiver.Root.Open(t.id); !errors.Is(err, sandbox.ErrNotFound) {

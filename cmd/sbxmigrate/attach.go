@@ -96,7 +96,7 @@ func noTerminal(s *sandbox.Sandbox, pid int32) error {
 	if pid == containerPID && s.Terminal {
 		return fmt.Errorf("attach to sandbox %q: %w: its terminal is with the command, or at the console socket, that it was started with", s.ID, sandbox.ErrState)
 	}
-	return fmt.Errorf("attach to sandbox %q: %w: no terminal of the process %d is kept here", s.ID, sandbox.ErrState, pid)
+	return fmt.Errorf("attach to sandbox %q: %w: no terminal of process %d is kept here", s.ID, sandbox.ErrState, pid)
 }
 
 // takeTerminal puts our own terminal, if we have one, into raw mode until restore is

@@ -200,4 +200,4 @@ func ParseKeys(text string) ([]byte, error) {
 // maxKeys bounds the detach keys.
 const maxKeys = 16
 
-func isControl(c byte) bool { return 'a' <= c && c <= 'z' || '@' == c || '[' <= c && c <= '_' }
+func isControl(c byte) bool { return 'a' <= c && c <= 'z' || c == '@' || '[' <= c && c <= '_' }
