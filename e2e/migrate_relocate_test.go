@@ -5,6 +5,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Moved to another address, listeners answer there; connections of the old address end with an error inside and a reset for the peer, and the
@@ -23,8 +24,13 @@ func TestMigrateToAnotherAddress(t *testing.T) {
 		t.Fatal(r)
 	}
 	for _, f := range flows {
-		if err := <-f.done; !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("%s: %v, want a reset", f.name, err)
+		select {
+		case err := <-f.done:
+			if !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%s: %v, want a reset", f.name, err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("%s: nobody told the peer that the connection has ended", f.name)
 		}
 		local := f.conn.LocalAddr().String()
 		if want := "connection tcp " + f.conn.RemoteAddr().String() + " - " + local + " ESTABLISHED: closed: local address " + serverAddress + " is not there"; !strings.Contains(r.stderr, want) {
