@@ -32,6 +32,12 @@ func (h *host) attach(t *testing.T, args ...string) *attached {
 	return &attached{terminal: watch(t, master), cmd: cmd}
 }
 
+// says waits until the terminal has shown a text: what a command wrote last may still be on its way when it has ended.
+func (term *terminal) says(what, text string) {
+	term.t.Helper()
+	eventually(term.t, what, func() bool { return strings.Contains(term.text(), text) })
+}
+
 // leave detaches.
 func (a *attached) leave() {
 	a.t.Helper()
@@ -92,9 +98,7 @@ func TestMigrateTerminals(t *testing.T) {
 	run.Wait()
 	execs.Wait()
 	for name, term := range map[string]*terminal{"run": before, "exec": other} {
-		if !strings.Contains(term.text(), "has migrated to: b (") {
-			t.Errorf("%s -t ended without saying where the sandbox went: %q", name, term.text())
-		}
+		term.says(name+" -t says where the sandbox went", "has migrated to: b (")
 	}
 
 	after := p.b.attach(t, "shell")
@@ -126,9 +130,7 @@ func TestMigrateTerminals(t *testing.T) {
 	eventually(t, "the new size arrives", func() bool { return after.ask("stty size") == "44 111" })
 	next := p.b.attach(t, "shell")
 	after.cmd.Wait()
-	if !strings.Contains(after.text(), "somebody else has attached") {
-		t.Errorf("who was there before is told %q", after.text())
-	}
+	after.says("who was there before is told", "somebody else has attached")
 	if got := next.ask("echo $secret"); got != "open-sesame" {
 		t.Errorf("after ctrl-C the shell answers %q", got)
 	}
@@ -143,9 +145,7 @@ func TestMigrateTerminals(t *testing.T) {
 	p.a.must("delete", "shell")
 	p.b.mustMigrate("shell", p.a, "--bundle", p.a.bundle("again", bundle))
 	next.cmd.Wait()
-	if !strings.Contains(next.text(), "has migrated to: a (") {
-		t.Errorf("who was attached is told %q", next.text())
-	}
+	next.says("who was attached is told", "has migrated to: a (")
 	execd = p.a.attach(t, "--pid", pid, "shell")
 	if got := execd.ask("echo $fruit"); got != "plum" {
 		t.Errorf("the exec'd shell answers %q", got)
