@@ -10,27 +10,33 @@ import (
 func TestFirsts(t *testing.T) {
 	var f firsts
 	a, displaces := pages.Hash{Lo: 7, Hi: 1}, pages.Hash{Lo: 7 + firstsEntries, Hi: 1}
-	if _, ok := f.find(a); ok {
-		t.Error("found before it was noted")
+	one, other := []byte("one"), []byte("other")
+	find := func(h pages.Hash, data []byte, want uint64) {
+		t.Helper()
+		if page, ok := f.find(h, data); ok != (want != 0) || ok && page != want {
+			t.Errorf("found %d, %v, want %d", page, ok, want)
+		}
 	}
-	if _, ok := f.find(pages.Hash{}); ok {
-		t.Error("the zero hash is found in an empty one")
-	}
-	f.note(a, 5)
-	if page, ok := f.find(a); !ok || page != 5 {
-		t.Errorf("found %d, %v", page, ok)
-	}
-	if _, ok := f.find(displaces); ok {
-		t.Error("another content is found")
-	}
-	f.note(displaces, 6)
-	if _, ok := f.find(a); ok {
-		t.Error("found after it was displaced")
-	}
+	find(a, one, 0)
+	find(pages.Hash{}, one, 0)
+	f.note(a, 5, one)
+	find(a, one, 0) // it has no tag yet
+	f.note(a, 6, one)
+	find(a, one, 6)
+	// A page that was built to have the same hash is not the same, and takes nobody's place.
+	find(a, other, 0)
+	f.note(a, 8, other)
+	find(a, other, 0)
+	find(a, one, 6)
+	find(displaces, one, 0)
+	f.note(displaces, 9, one)
+	find(a, one, 0)
+	f.note(displaces, 10, one)
+	find(displaces, one, 10)
 	f.forget()
-	if _, ok := f.find(displaces); ok {
-		t.Error("found behind a barrier")
-	}
+	find(displaces, one, 0)
+	f.note(displaces, 11, one)
+	find(displaces, one, 0)
 }
 
 // content makes pages, one a letter; '0' is a page of zeros.
@@ -53,11 +59,11 @@ func TestClassify(t *testing.T) {
 	duplicate := func(count, from uint64) pageRun { return pageRun{wire.RecordDuplicate, count, from} }
 	for name, steps := range map[string][]step{
 		"kinds":        {{10, "AB00C", []pageRun{{data, 2, 0}, {zero, 2, 0}, {data, 1, 0}}}},
-		"a run again":  {{10, "ABC", []pageRun{{data, 3, 0}}}, {50, "XABCA", []pageRun{{data, 1, 0}, duplicate(3, 10), duplicate(1, 10)}}},
-		"one content":  {{10, "AAAA", []pageRun{{data, 1, 0}, duplicate(1, 10), duplicate(1, 10), duplicate(1, 10)}}},
-		"no overlap":   {{10, "ABABAB", []pageRun{{data, 2, 0}, duplicate(2, 10), duplicate(2, 10)}}},
-		"from above":   {{20, "ABC", []pageRun{{data, 3, 0}}}, {18, "ABC", []pageRun{duplicate(2, 20), duplicate(1, 22)}}},
-		"zeros remain": {{10, "0A0A", []pageRun{{zero, 1, 0}, {data, 1, 0}, {zero, 1, 0}, duplicate(1, 11)}}},
+		"a run again":  {{10, "ABC", []pageRun{{data, 3, 0}}}, {20, "ABC", []pageRun{{data, 3, 0}}}, {50, "XABCA", []pageRun{{data, 1, 0}, duplicate(3, 20), duplicate(1, 20)}}},
+		"one content":  {{10, "AAAAA", []pageRun{{data, 2, 0}, duplicate(1, 11), duplicate(1, 11), duplicate(1, 11)}}},
+		"no overlap":   {{10, "ABABABAB", []pageRun{{data, 4, 0}, duplicate(2, 12), duplicate(2, 12)}}},
+		"from above":   {{30, "ABCABC", []pageRun{{data, 6, 0}}}, {31, "ABC", []pageRun{duplicate(2, 33), duplicate(1, 35)}}},
+		"zeros remain": {{10, "0A0AA", []pageRun{{zero, 1, 0}, {data, 1, 0}, {zero, 1, 0}, {data, 1, 0}, duplicate(1, 13)}}},
 	} {
 		l := new(lane)
 		for _, s := range steps {

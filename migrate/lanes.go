@@ -96,11 +96,11 @@ type pageRun struct {
 // classify returns the longest run that begins with the first of some pages. It notes what is going to be sent.
 func (l *lane) classify(first uint64, data []byte, hashes []pages.Hash) (run pageRun) {
 	for i := range uint64(len(data) / pages.PageSize) {
-		next := pageRun{kind: wire.RecordData}
-		if isZero(data[i*pages.PageSize:][:pages.PageSize]) {
+		next, page := pageRun{kind: wire.RecordData}, data[i*pages.PageSize:][:pages.PageSize]
+		if isZero(page) {
 			next.kind = wire.RecordZero
 		} else if hashes != nil {
-			if from, ok := l.firsts.find(hashes[i]); ok {
+			if from, ok := l.firsts.find(hashes[i], page); ok {
 				next.kind, next.from = wire.RecordDuplicate, from
 			}
 		}
@@ -108,7 +108,7 @@ func (l *lane) classify(first uint64, data []byte, hashes []pages.Hash) (run pag
 			return run
 		}
 		if next.kind == wire.RecordData && hashes != nil {
-			l.firsts.note(hashes[i], first+i)
+			l.firsts.note(hashes[i], first+i, page)
 		}
 		if i == 0 {
 			run = next
