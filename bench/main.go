@@ -23,6 +23,7 @@ type options struct {
 	dir       string
 	ours      string
 	runsc     string
+	before    string
 	tables    bool
 }
 
@@ -30,12 +31,13 @@ func main() {
 	var o options
 	flag.IntVar(&o.runs, "runs", 5, "runs of each workload on each runtime")
 	flag.StringVar(&o.modes, "modes", "images,move,network,idle", "what to measure, comma-separated")
-	flag.StringVar(&o.workloads, "workloads", "shell,python,redis", "which of images, comma-separated")
+	flag.StringVar(&o.workloads, "workloads", "shell,python,redis", "which of images and start, comma-separated")
 	flag.StringVar(&o.peers, "peers", "ours,runsc", "which, comma-separated")
 	flag.BoolVar(&o.json, "json", false, "print every sample as JSON instead of the table")
 	flag.StringVar(&o.dir, "dir", "/var/tmp", "where images go; about 6 GiB")
 	flag.StringVar(&o.ours, "sbxmigrate", "", "binary to measure instead of building one")
 	flag.StringVar(&o.runsc, "runsc", "", "the same for runsc")
+	flag.StringVar(&o.before, "before", "", "another sbxmigrate, of before a change, to measure in turn with the others in start and images")
 	flag.BoolVar(&o.tables, "tables", false, "measure nothing: print the tables of files that -json wrote for modes other than images, given as arguments")
 	flag.Parse()
 	if err := run(o, flag.Args()); err != nil {
@@ -137,6 +139,11 @@ func (s *stage) peers(o options) ([]*runtime, error) {
 	var peers []*runtime
 	if listed(o.peers, "ours") {
 		peers = append(peers, ours(o.ours))
+	}
+	if o.before != "" {
+		before := ours(o.before)
+		before.name = "before"
+		peers = append(peers, before)
 	}
 	if listed(o.peers, "runsc") {
 		peers = append(peers, runsc(o.runsc))

@@ -16,10 +16,11 @@ const oursName = "sbxmigrate"
 // A mode is one of the other measurements.
 type mode struct {
 	name    string
-	measure func(s *stage, peers []*runtime, runs int) (*result, error)
+	measure func(s *stage, o options, peers []*runtime) (*result, error)
 }
 
 var modes = []mode{
+	{startMode, (*stage).starts},
 	{"move", (*stage).move},
 	{"network", (*stage).network},
 	{"idle", (*stage).idle},
@@ -44,7 +45,7 @@ func (s *stage) others(o options, peers []*runtime) error {
 		if !listed(o.modes, m.name) {
 			continue
 		}
-		r, err := m.measure(s, peers, o.runs)
+		r, err := m.measure(s, o, peers)
 		if err != nil {
 			return err
 		}

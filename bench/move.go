@@ -55,7 +55,7 @@ type mobile struct {
 }
 
 // move measures the move of one redis by each runtime in turn. Both are filled once and then moved there and back again.
-func (s *stage) move(peers []*runtime, runs int) (*result, error) {
+func (s *stage) move(o options, peers []*runtime) (*result, error) {
 	lab, client, err := newClient()
 	if err != nil {
 		return nil, err
@@ -73,13 +73,13 @@ func (s *stage) move(peers []*runtime, runs int) (*result, error) {
 	}
 	title := fmt.Sprintf("move of redis, %d keys of %d bytes, %d SET/s", moveKeys, moveValueBytes, moveWrites)
 	out := newResult("move", title, sides, moveSpecs)
-	for i := range runs {
+	for i := range o.runs {
 		for _, m := range mobiles {
 			values, err := m.measure(lab, client)
 			if err != nil {
 				return nil, fmt.Errorf("move by %s: %w", m.side, err)
 			}
-			fmt.Fprintf(os.Stderr, "move %s %d/%d: %v\n", m.side, i+1, runs, values)
+			fmt.Fprintf(os.Stderr, "move %s %d/%d: %v\n", m.side, i+1, o.runs, values)
 			out.add(m.side, values)
 		}
 	}

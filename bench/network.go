@@ -31,14 +31,14 @@ var networkSpecs = []spec{
 }
 
 // network measures the network of a sandbox, from a client in another namespace.
-func (s *stage) network(peers []*runtime, runs int) (*result, error) {
+func (s *stage) network(o options, peers []*runtime) (*result, error) {
 	var sides []string
 	var contenders []contender
 	for _, r := range peers {
 		sides, contenders = append(sides, r.name), append(contenders, contender{side: r.name, runtime: r})
 	}
 	out := newResult("network", "network of a sandbox, from another namespace", sides, networkSpecs)
-	return out, s.race(out, contenders, runs, (*server).measureNetwork)
+	return out, s.race(out, contenders, o.runs, (*server).measureNetwork)
 }
 
 func (v *server) measureNetwork() (map[string]float64, error) {

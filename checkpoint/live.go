@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -137,11 +138,14 @@ func (l *Live) pageSet(ctx context.Context, method string) (*pages.Set, error) {
 // stop would otherwise look at each of them.
 func (l *Live) Populate(ctx context.Context) error { return populateMapped(ctx, l.client, l.memory) }
 
-// Sinks take what a stop gives. Stopped, State and Metadata may be called at the same
-// time as each other.
+// Sinks take what a stop gives. They may be called at the same time as each other, but
+// Memory only after Stopped.
 type Sinks struct {
 	// Stopped is called when the tasks are paused and the gates shut.
 	Stopped func()
+	// Memory is called as soon as it is known which pages the kernel has: while that is
+	// still being encoded, which takes longer. Its error ends the stop.
+	Memory func(context.Context, *SavedMemory) error
 	// State and Metadata take the streams of the kernel, bounded by
 	// image.MaxStateBytes.
 	State, Metadata io.Writer
@@ -149,8 +153,8 @@ type Sinks struct {
 	Connections bool
 }
 
-// Stopped is what a stop gave. The tasks stay paused.
-type Stopped struct {
+// SavedMemory is the memory of a saved kernel. It does not change any more.
+type SavedMemory struct {
 	// Committed are the saved kernel's pages, those of Inline included.
 	Committed *pages.Set
 	// Inline are pages whose content in memory is not the saved one.
@@ -158,6 +162,10 @@ type Stopped struct {
 	// Dirty is what became dirty since the last Collect; nil where that is not
 	// known.
 	Dirty *pages.Set
+}
+
+// Stopped is what else a stop gave. The tasks stay paused.
+type Stopped struct {
 	// Sessions are the host streams that the saved kernel refers to: whoever loads
 	// it must have been given them.
 	Sessions []boot.Session
@@ -188,12 +196,13 @@ func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
 		return nil, err
 	}
 	out := &Stopped{}
-	var list *pageList
+	var refusal error
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		args := &inside.SaveArgs{FilePayload: urpc.FilePayload{Files: theirs}, Connections: sinks.Connections}
 		var result inside.SaveResult
 		err := l.client.Call(ctx, inside.MethodSave, args, &result)
+		refusal = refusalOf(err)
 		out.Sessions, out.Terminal, out.Connections = result.Sessions, result.Terminal, result.Connections
 		for _, f := range theirs {
 			f.Close()
@@ -213,20 +222,46 @@ func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
 	}
 	carry(sinks.State, ours[0])
 	carry(sinks.Metadata, ours[1])
+	group.Go(func() error {
+		memory, err := readSavedMemory(ours[2], ours[3], sinks.Stopped)
+		if err != nil {
+			return err
+		}
+		return sinks.Memory(ctx, memory)
+	})
+	if err := group.Wait(); err != nil {
+		return nil, fmt.Errorf("stop: %w", cause(ctx, cmp.Or(refusal, err)))
+	}
+	return out, nil
+}
+
+// refusalOf returns err if it is what the sandbox itself said. That is why its streams were cut short, whichever is
+// noticed first.
+func refusalOf(err error) error {
+	if errors.As(err, new(*control.RemoteError)) {
+		return err
+	}
+	return nil
+}
+
+// readSavedMemory reads ranges and events of a stop up to their last records, and closes them.
+func readSavedMemory(ranges, events *os.File, stopped func()) (*SavedMemory, error) {
+	var list *pageList
+	out := &SavedMemory{Committed: &pages.Set{}}
+	var group errgroup.Group
 	group.Go(func() (err error) {
-		defer ours[2].Close()
-		list, err = readRanges(ours[2], pages.MaxPages*pages.PageSize)
+		defer ranges.Close()
+		list, err = readRanges(ranges, pages.MaxPages*pages.PageSize)
 		return err
 	})
 	group.Go(func() (err error) {
-		defer ours[3].Close()
-		out.Dirty, err = readEvents(ours[3], sinks.Stopped)
+		defer events.Close()
+		out.Dirty, err = readEvents(events, stopped)
 		return err
 	})
 	if err := group.Wait(); err != nil {
-		return nil, fmt.Errorf("stop: %w", cause(ctx, err))
+		return nil, err
 	}
-	out.Committed = &pages.Set{}
 	for _, run := range list.all() {
 		out.Committed.AddRange(run.First, run.First+run.Count)
 	}
@@ -271,12 +306,11 @@ func readEvents(r io.Reader, stopped func()) (*pages.Set, error) {
 	stopped()
 	dirty := &pages.Set{}
 	for {
-		_, err := io.ReadFull(r, record[:])
-		if errors.Is(err, io.EOF) {
-			return dirty, nil
+		if _, err := io.ReadFull(r, record[:]); err != nil {
+			return nil, fmt.Errorf("%w: read dirty pages, the last of which did not come: %w", ErrSandbox, err)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: read dirty pages: %w", ErrSandbox, err)
+		if record == ([inside.RangeBytes]byte{}) {
+			return dirty, nil
 		}
 		if binary.LittleEndian.Uint64(record[:]) == inside.UnknownDirty {
 			return nil, nil
@@ -297,6 +331,13 @@ func (l *Live) Frames(ctx context.Context) ([]network.Frame, error) {
 	defer cancel()
 	err := l.frames.Call(ctx, inside.MethodFrames, &control.None{}, &out)
 	return out.Frames, err
+}
+
+// Disarm is Disarm for the sandbox that Stop stopped, over the connection that is open.
+func (l *Live) Disarm(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	return l.client.Call(ctx, inside.MethodDisarm, &control.None{}, &control.None{})
 }
 
 // releaseTimeout bounds Release and Disarm of a sandbox: their callers try again.

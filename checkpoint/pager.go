@@ -1,171 +1,205 @@
 package checkpoint
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/urpc"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
 	"github.com/sbxmigrate/sbxmigrate/image"
-	"github.com/sbxmigrate/sbxmigrate/sandbox"
-	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 )
 
 // Pager is the way to a kernel that runs while pages of its memory are on another
-// host. The caller places what is asked for in the memory file, and answers.
+// host. The caller places each missing page once (see Place) and says so (Placed); Next
+// and NextFaults tell what the kernel waits for.
 //
-// A page that nobody asked for must not be placed: its frame may have been freed
-// and be in use for something else. While a request is open, the kernel keeps its
-// frames. Nor may a page be placed after its answer: it is the guest's then.
+// The kernel keeps the frame of a missing page until it was told that the page is in
+// its place, whatever the guest does meanwhile.
 type Pager struct {
 	socket *os.File
 	memory *os.File
+	trap   *faults.Handler // nil: pages are placed in the file
+	// adopted: another pager was before, and may have placed pages without saying so.
+	adopted bool
+
+	mu     sync.Mutex
+	change sync.Cond
+	// mapped are the addresses at which the memory file is mapped, [0] to [1]; zero before
+	// the kernel has said so. Guarded by mu, as is ended.
+	mapped [2]uint64
+	ended  bool
 }
 
-// Need is what a kernel asks for.
-type Need struct {
-	ID   uint32 // for Answer
-	Runs []image.Run
+func newPager(socket, memory *os.File, trap *faults.Handler) *Pager {
+	p := &Pager{socket: socket, memory: memory, trap: trap}
+	p.change.L = &p.mu
+	return p
 }
 
 // ErrAllLoaded says that a kernel has all of its pages.
 var ErrAllLoaded = errors.New("all pages are loaded")
 
-// Next waits for the kernel's next request. ErrAllLoaded is the last; io.EOF
-// says that the kernel has ended, or that Close was called.
-func (p *Pager) Next() (Need, error) {
-	request, err := receiveRequest(p.socket, pages.MaxPages*pages.PageSize)
-	if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
-		err = io.EOF // a kernel that ends with answers unread resets the connection
+// Next waits until a task waits for pages, and returns these. ErrAllLoaded is the last;
+// io.EOF says that the kernel has ended, or that Close was called. It must be called all
+// the time: other methods may wait for what it hears.
+func (p *Pager) Next() ([]image.Run, error) {
+	for {
+		n, err := receiveNeed(p.socket)
+		if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+			err = io.EOF // a kernel that ends with answers unread resets the connection
+		}
+		if err != nil {
+			p.set([2]uint64{}, true)
+			return nil, err
+		}
+		if n.mapped == [2]uint64{} {
+			return n.runs, nil
+		}
+		p.set(n.mapped, false)
 	}
-	return Need{ID: request.id, Runs: request.runs}, err
+}
+
+func (p *Pager) set(mapped [2]uint64, ended bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mapped == [2]uint64{} {
+		p.mapped = mapped
+	}
+	p.ended = p.ended || ended
+	p.change.Broadcast()
+}
+
+// address returns where a page is mapped, once the kernel has said so, or io.EOF.
+func (p *Pager) address(page uint64) (uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.mapped == [2]uint64{} && !p.ended {
+		p.change.Wait()
+	}
+	addr := p.mapped[0] + page*pages.PageSize
+	switch {
+	case p.mapped == [2]uint64{}:
+		return 0, io.EOF
+	case addr >= p.mapped[1]:
+		return 0, fmt.Errorf("%w: page %d is beyond what it maps", ErrSandbox, page)
+	}
+	return addr, nil
+}
+
+// NextFaults waits until the kernel itself waits for pages, and returns these. They need
+// not be missing ones: see Fill. The error is io.EOF after Close, and at once for a kernel
+// without a trap.
+func (p *Pager) NextFaults() ([]uint64, error) {
+	if p.trap == nil {
+		return nil, io.EOF
+	}
+	addresses, err := p.trap.Next()
+	if errors.Is(err, os.ErrClosed) {
+		err = io.EOF
+	}
+	if err != nil {
+		return nil, err
+	}
+	base, err := p.address(0)
+	if err != nil {
+		return nil, err
+	}
+	var list []uint64
+	for _, addr := range addresses {
+		if page := (addr - base) / pages.PageSize; addr >= base && page < pages.MaxPages {
+			list = append(list, page)
+		}
+	}
+	return list, nil
+}
+
+// Place puts missing pages from first on in their place: whole pages, or count pages of
+// zeros where data is nil. Whoever waits for them goes on, but for zeros: see Fill. The
+// error is io.EOF where the kernel has ended.
+func (p *Pager) Place(first, count uint64, data []byte) error {
+	switch {
+	case data == nil:
+		return nil // it is a hole, which reads as zeros
+	case p.trap == nil:
+		if _, err := p.memory.WriteAt(data, int64(first*pages.PageSize)); err != nil {
+			return fmt.Errorf("place pages in sandbox memory: %w", err)
+		}
+		return nil
+	}
+	addr, err := p.address(first + count - 1)
+	if err != nil {
+		return err
+	}
+	addr -= (count - 1) * pages.PageSize
+	for len(data) > 0 {
+		done, err := p.trap.Copy(addr, data)
+		if errors.Is(err, faults.ErrPresent) && p.adopted {
+			done += pages.PageSize // the pager before has placed this one, and the guest may have changed it
+			err = p.trap.Wake(addr, uint64(done))
+		}
+		if errors.Is(err, faults.ErrGone) {
+			return io.EOF
+		}
+		if err != nil {
+			return fmt.Errorf("page %d: %w", first+uint64(done)/pages.PageSize, err)
+		}
+		addr, first, data = addr+uint64(done), first+uint64(done)/pages.PageSize, data[done:]
+	}
+	return nil
+}
+
+// Fill answers a fault on a page that is not missing, or that came as zeros: if it is a
+// hole it becomes a page of zeros, and whoever waits for it goes on.
+func (p *Pager) Fill(page uint64) error {
+	addr, err := p.address(page)
+	if err != nil {
+		return err
+	}
+	err = p.trap.Zero(addr, pages.PageSize)
+	if errors.Is(err, faults.ErrPresent) || errors.Is(err, faults.ErrGone) {
+		return nil
+	}
+	return err
 }
 
 // writePatience is how long a kernel may take to read what its pager has to say. It never
 // has reason to wait; the sandbox process may be in the hands of its guest.
 const writePatience = 10 * time.Second
 
-// Answer says that the pages of a request are in their place. After an error the kernel
-// has no pager any more.
-func (p *Pager) Answer(id uint32) error {
+// MaxPlacedRuns bounds the runs that Placed takes.
+const MaxPlacedRuns = 4096
+
+// Placed says that pages are in their place. After an error the kernel has no pager any
+// more.
+func (p *Pager) Placed(runs []image.Run) error {
+	b := binary.LittleEndian.AppendUint32(nil, inside.AnswerPlaced)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(runs)))
+	for _, r := range runs {
+		b = binary.LittleEndian.AppendUint64(b, r.First*pages.PageSize)
+		b = binary.LittleEndian.AppendUint64(b, (r.First+r.Count)*pages.PageSize)
+	}
 	p.socket.SetWriteDeadline(time.Now().Add(writePatience))
-	_, err := p.socket.Write(binary.LittleEndian.AppendUint64(nil, uint64(id)))
+	_, err := p.socket.Write(b)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.socket.Close() // what was written may be half an answer
 	}
 	return err
 }
 
-// Memory is the memory file, owned by the Pager.
-func (p *Pager) Memory() *os.File { return p.memory }
-
 // Close lets go of the kernel, which waits for another pager if it needs one.
 func (p *Pager) Close() {
+	p.set([2]uint64{}, true)
 	p.socket.Close()
 	p.memory.Close()
-}
-
-// Missing tells the kernel that every page but those of a set is in its place, and
-// returns the way to bring these. It is called instead of Placed.
-func (s *Standby) Missing(missing *pages.Set) (*Pager, error) {
-	fd, err := unix.FcntlInt(s.Memory.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("keep sandbox memory: %w", err)
+	if p.trap != nil {
+		p.trap.Close()
 	}
-	memory := os.NewFile(uintptr(fd), s.Memory.Name())
-	s.pages.SetWriteDeadline(time.Now().Add(writePatience))
-	if err := tellMissing(s.pages, missing); err != nil {
-		memory.Close()
-		return nil, err
-	}
-	p := &Pager{socket: s.pages, memory: memory}
-	s.pages = nil // the Pager's now
-	return p, nil
-}
-
-// tellMissing writes the answer AnswerMissing.
-func tellMissing(socket io.Writer, missing *pages.Set) error {
-	b := make([]byte, inside.RequestHeaderBytes)
-	count := 0
-	for start, end := range missing.Ranges() {
-		b = binary.LittleEndian.AppendUint64(b, start*pages.PageSize)
-		b = binary.LittleEndian.AppendUint64(b, end*pages.PageSize)
-		count++
-	}
-	if count > inside.MaxMissingRanges {
-		return fmt.Errorf("missing memory is in %d pieces, at most %d: send more of it before the stop", count, inside.MaxMissingRanges)
-	}
-	binary.LittleEndian.PutUint32(b, inside.AnswerMissing)
-	binary.LittleEndian.PutUint32(b[4:], uint32(count))
-	_, err := socket.Write(b)
-	return err
-}
-
-// AttachPager becomes the pager of a kernel whose pager has ended, and returns
-// what is left to bring. It returns a nil Pager where nothing is.
-func AttachPager(ctx context.Context, sb *sandbox.Sandbox) (*Pager, *pages.Set, error) {
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return nil, nil, err
-	}
-	var out inside.Attached
-	err = callFor(ctx, sb, inside.MethodAttach, &inside.AttachArgs{FilePayload: urpc.FilePayload{Files: []*os.File{theirs}}}, &out)
-	theirs.Close()
-	if err != nil {
-		ours.Close()
-		return nil, nil, fmt.Errorf("attach to sandbox %q: %w", sb.ID, err)
-	}
-	p, left, err := attached(ours, &out)
-	if p == nil {
-		ours.Close()
-		closeFiles(out.Files)
-	}
-	return p, left, err
-}
-
-// attached checks what a kernel said of itself.
-func attached(socket *os.File, out *inside.Attached) (*Pager, *pages.Set, error) {
-	if len(out.Files) != 1 {
-		return nil, nil, fmt.Errorf("%w: attach gave %d files, want the memory file", ErrSandbox, len(out.Files))
-	}
-	left := &pages.Set{}
-	for _, r := range out.Ranges {
-		if r[0] >= r[1] || r[1] > pages.MaxPages {
-			return nil, nil, fmt.Errorf("%w: it lacks pages %d to %d", ErrSandbox, r[0], r[1])
-		}
-		left.AddRange(r[0], r[1])
-	}
-	if left.Empty() {
-		return nil, left, nil
-	}
-	if _, err := checkMemory(out.Files[0]); err != nil {
-		return nil, nil, err
-	}
-	return &Pager{socket: socket, memory: out.Files[0]}, left, nil
-}
-
-// StoppedMemory returns the memory file of a sandbox that is stopped for good
-// (Disarm). The caller closes it.
-func StoppedMemory(ctx context.Context, sb *sandbox.Sandbox) (*os.File, error) {
-	var out inside.Prepared
-	if err := callFor(ctx, sb, inside.MethodMemory, &control.None{}, &out); err != nil {
-		return nil, fmt.Errorf("memory of sandbox %q: %w", sb.ID, err)
-	}
-	if len(out.Files) != 1 {
-		closeFiles(out.Files)
-		return nil, fmt.Errorf("%w: it gave %d files, want the memory file", ErrSandbox, len(out.Files))
-	}
-	if _, err := checkMemory(out.Files[0]); err != nil {
-		closeFiles(out.Files)
-		return nil, err
-	}
-	return out.Files[0], nil
 }

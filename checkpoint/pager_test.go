@@ -1,15 +1,20 @@
 package checkpoint
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
+	"reflect"
 	"testing"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/urpc"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/image"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
 
 // A kernel that ends with an answer unread has ended, as any other.
@@ -18,9 +23,9 @@ func TestPagerOfAKernelThatEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Pager{socket: ours, memory: theirs}
+	p := newPager(ours, theirs, nil)
 	defer p.Close()
-	if err := p.Answer(1); err != nil {
+	if err := p.Placed([]image.Run{{First: 1, Count: 1}}); err != nil {
 		t.Fatal(err)
 	}
 	theirs.Close()
@@ -50,4 +55,66 @@ func TestAttachedChecksTheMemoryFile(t *testing.T) {
 			t.Errorf("seals %d: %v pages are left", seals, left)
 		}
 	}
+}
+
+// saying is what a kernel sends.
+func saying(id uint32, numbers ...uint64) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, id)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(numbers)/2))
+	for _, n := range numbers {
+		b = binary.LittleEndian.AppendUint64(b, n)
+	}
+	return b
+}
+
+// What a kernel may say of memory that is to come, and what it may not.
+func TestReceiveNeed(t *testing.T) {
+	const page = pages.PageSize
+	for name, c := range map[string]struct {
+		in   []byte
+		want need
+		err  error
+	}{
+		"need":               {in: saying(inside.RequestNeed, 4*page, 6*page, 9*page, 10*page), want: need{runs: []image.Run{{First: 4, Count: 2}, {First: 9, Count: 1}}}},
+		"mapping":            {in: saying(inside.RequestMapped, 7*page, 9*page), want: need{mapped: [2]uint64{7 * page, 9 * page}}},
+		"the last":           {in: saying(inside.RequestDone), err: ErrAllLoaded},
+		"the end":            {in: nil, err: io.EOF},
+		"half a header":      {in: saying(inside.RequestDone)[:5], err: io.EOF},
+		"half a range":       {in: saying(inside.RequestNeed, 0, page)[:12], err: io.EOF},
+		"need of nothing":    {in: saying(inside.RequestNeed), err: ErrSandbox},
+		"need of too much":   {in: saying(inside.RequestNeed, 0, inside.MaxRequestBytes+page), err: ErrSandbox},
+		"half a page":        {in: saying(inside.RequestNeed, 0, page/2), err: ErrSandbox},
+		"a need backwards":   {in: saying(inside.RequestNeed, 2*page, page), err: ErrSandbox},
+		"mapped nowhere":     {in: saying(inside.RequestMapped, 0, page), err: ErrSandbox},
+		"mapped backwards":   {in: saying(inside.RequestMapped, 2*page, page), err: ErrSandbox},
+		"mapped twice":       {in: saying(inside.RequestMapped, page, 2*page, 3*page, 4*page), err: ErrSandbox},
+		"a read":             {in: saying(0, 0, page), err: ErrSandbox},
+		"2^32-1 ranges":      {in: append(saying(inside.RequestNeed)[:4], 255, 255, 255, 255), err: ErrSandbox},
+		"mapped beyond 2^42": {in: saying(inside.RequestMapped, page, 1<<60), err: ErrSandbox},
+	} {
+		got, err := receiveNeed(bytes.NewReader(c.in))
+		if !errors.Is(err, c.err) || err == nil && !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %+v, %v; want %+v, %v", name, got, err, c.want, c.err)
+		}
+	}
+}
+
+// Whatever a kernel says is taken apart or refused, and never more is asked for than may be.
+func FuzzReceiveNeed(f *testing.F) {
+	f.Add(saying(inside.RequestNeed, 4*pages.PageSize, 6*pages.PageSize))
+	f.Add(saying(inside.RequestMapped, 4*pages.PageSize, 6*pages.PageSize))
+	f.Add(saying(inside.RequestDone))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		n, err := receiveNeed(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		count := uint64(0)
+		for _, r := range n.runs {
+			count += r.Count
+		}
+		if count > inside.MaxRequestBytes/pages.PageSize || (count == 0) == (n.mapped == [2]uint64{}) {
+			t.Errorf("%+v", n)
+		}
+	})
 }

@@ -3,7 +3,6 @@ package checkpoint
 import (
 	"bufio"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 
@@ -37,7 +36,7 @@ func (l *pageList) all() []image.Run {
 	return append(runs, l.runs...)
 }
 
-// readRanges reads the pages of a saved kernel until the end of r, see
+// readRanges reads the pages of a saved kernel up to the last record, see
 // inside.RangeBytes. memoryBytes is the size of the memory file; a range that is
 // not of whole pages inside it is an error.
 func readRanges(r io.Reader, memoryBytes uint64) (*pageList, error) {
@@ -45,12 +44,11 @@ func readRanges(r io.Reader, memoryBytes uint64) (*pageList, error) {
 	list := &pageList{}
 	for n := 0; ; n++ {
 		var b [inside.RangeBytes]byte
-		_, err := io.ReadFull(in, b[:])
-		if errors.Is(err, io.EOF) {
-			return list, nil
+		if _, err := io.ReadFull(in, b[:]); err != nil {
+			return nil, fmt.Errorf("%w: read page ranges, the last of which did not come: %w", ErrSandbox, err)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: read page ranges: %w", ErrSandbox, err)
+		if b == ([inside.RangeBytes]byte{}) {
+			return list, nil
 		}
 		if n == maxRanges {
 			return nil, fmt.Errorf("%w: it names more than %d page ranges", ErrSandbox, maxRanges)

@@ -26,6 +26,7 @@ func TestReadRanges(t *testing.T) {
 		record(inside.InlineBytes, inside.InlineBytes+page),
 		record(inside.InlineBytes+page, inside.InlineBytes+4*page), // a neighbour
 		record(inside.InlineBytes+8*page, inside.InlineBytes+9*page),
+		record(0, 0), []byte("and nothing behind that is looked at"),
 	)
 	list, err := readRanges(bytes.NewReader(stream), 1<<30)
 	if err != nil {
@@ -53,6 +54,8 @@ func TestReadRangesRefuses(t *testing.T) {
 		"2^63 bytes":               record(inside.InlineBytes, 1<<63),
 		"half a page":              record(inside.InlineBytes, inside.InlineBytes+page/2),
 		"not on a page":            record(inside.InlineBytes+1, inside.InlineBytes+1+page),
+		"no last record":           record(inside.InlineBytes, inside.InlineBytes+page),
+		"nothing":                  nil,
 		"cut record":               record(inside.InlineBytes, inside.InlineBytes+page)[:9],
 		"cut inline pages":         append(record(0, page), make([]byte, page-1)...),
 		"across the inline border": append(record(inside.InlineBytes-page, inside.InlineBytes+page), make([]byte, 2*page)...),
@@ -64,8 +67,8 @@ func TestReadRangesRefuses(t *testing.T) {
 }
 
 func FuzzReadRanges(f *testing.F) {
-	f.Add(record(inside.InlineBytes, inside.InlineBytes+page))
-	f.Add(append(record(0, page), make([]byte, page)...))
+	f.Add(append(record(inside.InlineBytes, inside.InlineBytes+page), record(0, 0)...))
+	f.Add(slices.Concat(record(0, page), make([]byte, page), record(0, 0)))
 	f.Add(record(0, 1<<62))
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		const memory = 1 << 30

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -248,9 +249,11 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File, onPages func(*page
 	}
 	var result inside.SaveResult
 	var pages *pageList
+	var refusal error
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		err := s.client.Call(ctx, inside.MethodSave, &inside.SaveArgs{FilePayload: urpc.FilePayload{Files: files}}, &result)
+		refusal = refusalOf(err)
 		for _, f := range files {
 			f.Close() // the sandbox has its own, or will never have
 		}
@@ -276,7 +279,7 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File, onPages func(*page
 		return err
 	})
 	if err := group.Wait(); err != nil {
-		return fmt.Errorf("stop: %w", cause(ctx, err))
+		return fmt.Errorf("stop: %w", cause(ctx, cmp.Or(refusal, err)))
 	}
 	s.stoppedUnixNano = result.StoppedUnixNano
 	// An exec may have come since the survey.

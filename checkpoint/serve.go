@@ -79,43 +79,57 @@ func (s *pageServer) serve(workers int) error {
 	return failure
 }
 
-// receiveRequest reads and checks one request. The last of a kernel that was told
-// what is missing is ErrAllLoaded.
+// receiveRequest reads and checks one request.
 func receiveRequest(socket io.Reader, memoryBytes uint64) (pageRequest, error) {
+	id, body, err := receiveRecords(socket)
+	if err != nil {
+		return pageRequest{}, err
+	}
+	if id >= inside.MaxRequests || len(body) == 0 {
+		return pageRequest{}, fmt.Errorf("%w: it makes request %d with %d bytes, limit is %d", ErrSandbox, id, len(body), inside.MaxRequests)
+	}
+	runs, err := parseRanges(body, memoryBytes)
+	return pageRequest{id: id, runs: runs}, err
+}
+
+// receiveRecords reads the number of a request, and its ranges as they come. The error is io.EOF
+// where a kernel ends.
+func receiveRecords(socket io.Reader) (id uint32, body []byte, err error) {
 	var header [inside.RequestHeaderBytes]byte
 	if _, err := io.ReadFull(socket, header[:]); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = io.EOF
 		}
-		return pageRequest{}, err
+		return 0, nil, err
 	}
 	id, count := binary.LittleEndian.Uint32(header[:4]), binary.LittleEndian.Uint32(header[4:])
-	if id == inside.RequestDone && count == 0 {
-		return pageRequest{}, ErrAllLoaded
+	if count > inside.MaxRequestRanges {
+		return 0, nil, fmt.Errorf("%w: it asks for pages as request %d with %d ranges, limit is %d", ErrSandbox, id, count, inside.MaxRequestRanges)
 	}
-	if id >= inside.MaxRequests || count == 0 || count > inside.MaxRequestRanges {
-		return pageRequest{}, fmt.Errorf("%w: it asks for pages as request %d with %d ranges, limits are %d and %d",
-			ErrSandbox, id, count, inside.MaxRequests, inside.MaxRequestRanges)
-	}
-	body := make([]byte, count*inside.RangeBytes)
+	body = make([]byte, count*inside.RangeBytes)
 	if _, err := io.ReadFull(socket, body); err != nil {
-		return pageRequest{}, io.EOF
+		return 0, nil, io.EOF
 	}
-	request := pageRequest{id: id}
+	return id, body, nil
+}
+
+// parseRanges checks the ranges of a request.
+func parseRanges(body []byte, memoryBytes uint64) ([]image.Run, error) {
+	var runs []image.Run
 	var pages uint64
 	for len(body) > 0 {
 		run, err := parseRange(body[:inside.RangeBytes], memoryBytes)
 		if err != nil {
-			return pageRequest{}, err
+			return nil, err
 		}
-		request.runs = append(request.runs, run)
+		runs = append(runs, run)
 		pages += run.Count
 		body = body[inside.RangeBytes:]
 	}
 	if pages*image.PageBytes > inside.MaxRequestBytes {
-		return pageRequest{}, fmt.Errorf("%w: it asks for %d pages at once, limit is %d", ErrSandbox, pages, inside.MaxRequestBytes/image.PageBytes)
+		return nil, fmt.Errorf("%w: it asks for %d pages at once, limit is %d", ErrSandbox, pages, inside.MaxRequestBytes/image.PageBytes)
 	}
-	return request, nil
+	return runs, nil
 }
 
 // answer places the pages of one request. buffer has room for all of them.

@@ -15,6 +15,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 )
 
 // Standby is a sandbox process that loads a kernel while that arrives from
@@ -30,6 +31,7 @@ type Standby struct {
 	charges        bool
 	orders         sync.Mutex // guards standby
 	pages, standby *os.File
+	trap           *faults.Handler // nil: there is none
 	cancel         context.CancelFunc
 	created        chan struct{} // closed when sb and err are set
 	sb             *sandbox.Sandbox
@@ -91,10 +93,15 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, opts Standby
 		s.close()
 		return nil, err
 	}
+	var device *os.File
+	if !opts.Whole {
+		// Without it, memory is waited for in larger pieces.
+		device, _ = faults.OpenDevice()
+	}
 	create.Restore = &sandbox.Restore{
 		From: opts.From, Mounts: plan.list, Network: plan.network,
 		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal, Processes: len(plan.saved.processes),
-		Terminals: opts.Terminals, Files: theirs, Memory: s.Memory,
+		Terminals: opts.Terminals, Files: theirs, Memory: s.Memory, Faults: device,
 	}
 	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
@@ -120,14 +127,22 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, opts Standby
 func (s *Standby) waitReady() error {
 	ready := make(chan error, 1)
 	go func() {
-		var b [1]byte
-		_, err := io.ReadFull(s.standby, b[:])
+		given, err := receiveReady(s.standby)
+		for i, f := range given {
+			if i == 0 && err == nil {
+				s.trap, err = faults.NewHandler(f)
+			}
+			f.Close()
+		}
 		ready <- err
 	}()
 	select {
 	case err := <-ready:
 		if err == nil {
 			return nil
+		}
+		if !errors.Is(err, io.EOF) {
+			return fmt.Errorf("%w: %w", ErrSandbox, err)
 		}
 	case <-s.created:
 	}
@@ -136,6 +151,44 @@ func (s *Standby) waitReady() error {
 		s.err = fmt.Errorf("%w: standby did not say that it is ready", ErrSandbox)
 	}
 	return s.err
+}
+
+// receiveReady reads the one byte with which a standby says that it is ready, and the
+// descriptors that come with it.
+func receiveReady(socket *os.File) ([]*os.File, error) {
+	const maxRights = 1
+	conn, err := socket.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var b [1]byte
+	rights := make([]byte, unix.CmsgSpace(4*maxRights))
+	var n, rightsBytes int
+	readErr := conn.Read(func(fd uintptr) bool {
+		n, rightsBytes, _, _, err = unix.Recvmsg(int(fd), b[:], rights, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	if err = errors.Join(readErr, err); err != nil {
+		return nil, err
+	}
+	if n == 0 {
+		return nil, io.EOF
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:rightsBytes])
+	if err != nil {
+		return nil, err
+	}
+	var given []*os.File
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			return given, err
+		}
+		for _, fd := range fds {
+			given = append(given, os.NewFile(uintptr(fd), "given"))
+		}
+	}
+	return given, nil
 }
 
 // Announce makes the sandbox's addresses known. Its gates hold what comes until
@@ -232,6 +285,9 @@ func (s *Standby) close() {
 			if f, ok := c.(*os.File); ok && f != nil {
 				f.Close()
 			}
+		}
+		if s.trap != nil {
+			s.trap.Close()
 		}
 	})
 }

@@ -30,6 +30,7 @@ type host struct {
 	state string   // --root
 	ns    *os.File // network namespace in which its commands run; nil: the test's
 	env   []string // added to theirs
+	hides string   // a file that its commands do not have; empty: none
 }
 
 // newHost makes a host that lives as long as the test. Its sandboxes must be deleted by then, or are by force.
@@ -136,6 +137,10 @@ func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	line := append([]string{binary, "--root", h.state}, args...)
 	if h.ns != nil {
 		line = append([]string{"nsenter", "--net=" + netlab.Path(h.ns), "--"}, line...) // it becomes the command: same process
+	}
+	if h.hides != "" {
+		// So does this.
+		line = append([]string{"unshare", "--mount", "--", "sh", "-c", `mount --bind /dev/null "$0" && exec "$@"`, h.hides}, line...)
 	}
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 	if h.env != nil {

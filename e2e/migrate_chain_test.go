@@ -5,7 +5,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -94,19 +96,7 @@ func TestMigrateChain(t *testing.T) {
 	if *long {
 		moves, pythonMiB = 10, 512
 	}
-	root := tortureRoot(t)
-	for _, c := range []struct {
-		name   string
-		bundle guest.Bundle
-		counts []string // what prints how far it is
-	}{
-		{"processes", guest.Bundle{Root: root, Args: []string{"/bin/sh", "-c", fiftyProcesses}}, []string{"/bin/sh", "-c", fiftyCounts}},
-		{"torture", torture(root, ""), tortureCounts},
-		{"python", guest.Bundle{
-			Args: guest.Program("python.py"), Env: []string{fmt.Sprintf("SIZE_MIB=%d", pythonMiB)},
-			Mounts: []specs.Mount{guest.Bind(programsDir, guest.ProgramsDir, "ro"), guest.Bind(dataDir(t), guest.DataDir, "rw")},
-		}, nil},
-	} {
+	for _, c := range memoryChangers(t, pythonMiB) {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPair(t)
 			p.a.run(c.name, p.a.bundle(c.name, c.bundle))
@@ -129,6 +119,124 @@ func TestMigrateChain(t *testing.T) {
 				t.Errorf("a thread lost a step of its work: %v", chain)
 			}
 		})
+	}
+}
+
+// A memoryChanger is a program that changes its memory.
+type memoryChanger struct {
+	name   string
+	bundle guest.Bundle
+	counts []string // what prints how far it is
+}
+
+// memoryChangers are programs that change memory in every way there is, and end when they do not find what they left, or have a digest of it.
+func memoryChangers(t *testing.T, pythonMiB int) []memoryChanger {
+	t.Helper()
+	root := tortureRoot(t)
+	return []memoryChanger{
+		{"processes", guest.Bundle{Root: root, Args: []string{"/bin/sh", "-c", fiftyProcesses}}, []string{"/bin/sh", "-c", fiftyCounts}},
+		{"torture", torture(root, ""), tortureCounts},
+		{"python", guest.Bundle{
+			Args: guest.Program("python.py"), Env: []string{fmt.Sprintf("SIZE_MIB=%d", pythonMiB)},
+			Mounts: []specs.Mount{guest.Bind(programsDir, guest.ProgramsDir, "ro"), guest.Bind(dataDir(t), guest.DataDir, "rw")},
+		}, nil},
+	}
+}
+
+// The same programs run on the target while their memory comes, slowly, and change it all the time: they find what they left. Each moves there
+// with nothing sent ahead, and back with most of it.
+func TestMigratePostcopyChain(t *testing.T) {
+	moves, pythonMiB := 2, 32
+	if *long {
+		moves, pythonMiB = 10, 512
+	}
+	for _, c := range memoryChangers(t, pythonMiB) {
+		if c.name == "processes" && !*long {
+			continue // little memory in many processes, slowly: what it adds is not worth its time each time
+		}
+		t.Run(c.name, func(t *testing.T) {
+			p := newPair(t)
+			p.a.run(c.name, p.a.bundle(c.name, c.bundle))
+			from, to := p.a, p.b
+			before := goesOnWith(from.host, c.name, c.counts)
+			for n := range moves {
+				mode := []string{"postcopy", "hybrid"}[n%2]
+				m := from.startMove(c.name, to, "--mode", mode, "--bandwidth", "24", "--compress", "none",
+					"--bundle", to.bundle(fmt.Sprintf("%s-%d", c.name, n), c.bundle))
+				m.mustEnd()
+				fetched, _ := m.first(func(e progress) bool { return e.Phase == "fetch" && e.PagesTotal > 0 })
+				t.Logf("move %d, %s: %d pages came after the start", n+1, mode, fetched.PagesTotal)
+				if diff := cmp.Diff(before, goesOnWith(to.host, c.name, c.counts)); diff != "" {
+					t.Fatalf("move %d: content changed (-before +after):\n%s", n+1, diff)
+				}
+				to.wantNoTrap(c.name)
+				from.must("delete", c.name)
+				from, to = to, from
+			}
+			if c.name != "python" {
+				return
+			}
+			if chain := from.ask(c.name, "chain"); chain["got"] != chain["want"] {
+				t.Errorf("a thread lost a step of its work: %v", chain)
+			}
+		})
+	}
+}
+
+// Where the host has no device for it, accesses do not wait page by page: all goes on, and is right.
+func TestMigratePostcopyWithoutDevice(t *testing.T) {
+	p := newPair(t)
+	p.b.stopAgent(syscall.SIGTERM)
+	p.b.hides = "/dev/userfaultfd"
+	p.b.startAgent()
+	if r := p.b.try("doctor"); !regexp.MustCompile(`/dev/userfaultfd +missing`).MatchString(r.stdout) {
+		t.Fatalf("the host has the device, or doctor does not look: %v", r)
+	}
+	bundle := torture(tortureRoot(t), "")
+	p.a.run("torture", p.a.bundle("torture", bundle))
+	goesOnWith(p.a.host, "torture", tortureCounts)
+	m := p.a.startMove("torture", p.b, "--mode", "postcopy", "--bandwidth", "24", "--compress", "none", "--bundle", p.b.bundle("torture", bundle))
+	m.inTheMiddle()
+	p.b.stopAgent(syscall.SIGKILL)
+	p.b.startAgent()
+	m.mustEnd()
+	goesOnWith(p.b.host, "torture", tortureCounts)
+}
+
+// The agent that places memory is killed twice while a program changes that memory: what the agent before has placed, and the program has changed
+// since, is not placed again.
+func TestMigratePostcopyOfTortureWhoseTargetAgentIsKilled(t *testing.T) {
+	p := newPair(t)
+	bundle := torture(tortureRoot(t), "")
+	p.a.run("torture", p.a.bundle("torture", bundle))
+	goesOnWith(p.a.host, "torture", tortureCounts)
+	m := p.a.startMove("torture", p.b, "--mode", "postcopy", "--bandwidth", "8", "--compress", "none", "--bundle", p.b.bundle("torture", bundle))
+	m.inTheMiddle()
+	for range 2 {
+		p.b.stopAgent(syscall.SIGKILL)
+		p.b.startAgent()
+		p.b.wantStatus("torture", specs.StateRunning)
+	}
+	m.mustEnd()
+	goesOnWith(p.b.host, "torture", tortureCounts)
+	p.b.wantNoTrap("torture")
+}
+
+// wantNoTrap fails unless a sandbox has one userfaultfd, which is for tracking: that for missing memory is closed.
+func (h *peerHost) wantNoTrap(id string) {
+	h.t.Helper()
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", h.sandboxState(id).Pid))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	count := 0
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && strings.Contains(to, "userfaultfd") {
+			count++
+		}
+	}
+	if count != 1 {
+		h.t.Errorf("sandbox %q has %d userfaultfds among %d descriptors, want one", id, count, len(fds))
 	}
 }
 

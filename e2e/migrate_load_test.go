@@ -154,6 +154,9 @@ func TestMigrateLoadedRedis(t *testing.T) {
 				for i, r := range report.Rounds {
 					t.Logf("round %d: %+v", i+1, r)
 				}
+				if n := len(report.Rounds); m.name == "converge" && (report.Rounds[n-1].Reason != "converged" || n < 2 || report.Rounds[n-2].Reason != "last") {
+					t.Error("what was known to have changed did not go right before the stop")
+				}
 			} else if r := from.migrate("redis", to, flags...); r.code == 0 || !strings.Contains(r.stderr, "E_NOT_CONVERGED") {
 				t.Fatalf("it was to stay here: %v", r)
 			}

@@ -43,15 +43,21 @@ const (
 func (a *arrival) packet(nic uint16, p wire.Packet) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	frame := frameOf(nic, p)
-	if a.started && a.sb != nil {
-		checkpoint.Inject(context.Background(), a.sb, []network.Frame{frame})
-		return
-	}
 	if len(a.frames) < maxHeldFrames && a.bytes+len(p.Data) <= maxHeldFrameBytes {
-		a.frames = append(a.frames, frame)
+		a.frames = append(a.frames, frameOf(nic, p))
 		a.bytes += len(p.Data)
 	}
+	a.inject()
+}
+
+// inject gives the frames to the sandbox's gates, which hold them until it is started. The caller holds mu.
+func (a *arrival) inject() {
+	if a.sb == nil || a.gone || len(a.frames) == 0 {
+		return
+	}
+	// What is lost here is sent again by whoever sent it.
+	checkpoint.Inject(context.Background(), a.sb, a.frames)
+	a.frames, a.bytes = nil, 0
 }
 
 // loaded says that the sandbox only has to be started.
@@ -59,6 +65,13 @@ func (a *arrival) loaded(sb *sandbox.Sandbox) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sb = sb
+}
+
+// passFrames gives what came before the sandbox was loaded to its gates.
+func (a *arrival) passFrames() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.inject()
 }
 
 // Copy implements handover.Arrival.
@@ -95,16 +108,15 @@ func (a *arrival) Start(ctx context.Context) error {
 	defer a.mu.Unlock()
 	a.started = true
 	failpoint.Here(failpoint.TargetOwner)
-	if len(a.frames) > 0 {
-		// What is lost here is sent again by whoever sent it.
-		checkpoint.Inject(ctx, a.sb, a.frames)
-		a.frames = nil
-	}
+	a.inject()
 	if err := a.standby.Start(ctx); err != nil {
 		// It may run all the same, or never. Ending it makes that certain: the
 		// record says that it may have run.
 		a.sb.End(ctx)
 		return err
+	}
+	if a.fetch != nil {
+		a.fetch.begin()
 	}
 	failpoint.Here(failpoint.TargetStarted)
 	// From now on the sandbox needs nothing of us.

@@ -23,8 +23,9 @@
 //	plan         hello, plan, findings               preflight, standby starts
 //	rounds       pages, while the sandbox runs       pages placed
 //	pause        tasks pause, gate shuts             announces itself, queues packets
-//	state        kernel state is encoded and sent    … and decoded
-//	residual     last pages, lists, digests          … and placed
+//	state        kernel state is encoded and sent,   … and decoded
+//	             last pages and lists beside it      … and placed
+//	residual     what of that takes longer, digests
 //	load         waits                               loads, verifies: prepared
 //	start        journal, commit, waits              journal, starts
 //	announce     hears that it runs                  opens its gate

@@ -4,20 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
 
 // kernelPager is what a fetch needs of a *checkpoint.Pager.
 type kernelPager interface {
-	Next() (checkpoint.Need, error)
-	Answer(id uint32) error
-	Memory() *os.File
+	Next() ([]image.Run, error)
+	NextFaults() ([]uint64, error)
+	Place(first, count uint64, data []byte) error
+	Placed(runs []image.Run) error
+	Fill(page uint64) error
 	Close()
 }
 
@@ -25,10 +28,8 @@ type kernelPager interface {
 // outlives the connections that the pages come on: while there is none, tasks that
 // need a page wait.
 //
-// A page is placed once, by whoever takes it out of missing or staged, with mu held
-// and while a request of the kernel for it is open; then that is answered. So
-// neither a page that comes twice nor one whose frame the kernel has freed meanwhile
-// ever overwrites what the guest has written.
+// A page is placed once, by whoever takes it out of missing, with mu held. So a page
+// that comes twice never overwrites what the guest has written.
 type fetch struct {
 	pager      kernelPager
 	limitPages uint64        // no missing page is beyond
@@ -38,10 +39,9 @@ type fetch struct {
 	moved sync.Cond // its lock is mu
 	// missing are the pages that have not come. Guarded by mu, as is everything below.
 	missing *pages.Set
-	// needs are the kernel's open requests, by each page that they wait for.
-	needs map[uint64]*openNeed
-	// staged are pages that came before the kernel asked for them; nil for zeros.
-	staged map[uint64][]byte
+	// needed are those of them that somebody waits for, and faulted those that the kernel
+	// itself has touched.
+	needed, faulted *pages.Set
 	// came and sum are what has come since this agent has the kernel.
 	came *pages.Set
 	sum  wire.PageSum
@@ -51,12 +51,6 @@ type fetch struct {
 
 	roads *roads // the connections; nil while there is none
 	plan  fetchPlan
-}
-
-// openNeed is a request of the kernel that is not answered.
-type openNeed struct {
-	id   uint32
-	left int // pages that have not come
 }
 
 // What ends a fetch other than its success.
@@ -69,32 +63,40 @@ var (
 // attach.
 func newFetch(pager kernelPager, missing *pages.Set) *fetch {
 	f := &fetch{
-		pager: pager, over: make(chan struct{}), missing: missing, needs: make(map[uint64]*openNeed),
-		staged: make(map[uint64][]byte), came: &pages.Set{}, plan: newFetchPlan(),
+		pager: pager, over: make(chan struct{}), missing: missing, needed: &pages.Set{}, faulted: &pages.Set{},
+		came: &pages.Set{}, plan: newFetchPlan(),
 	}
 	f.moved.L = &f.mu
 	for _, end := range missing.Ranges() {
 		f.limitPages = end
 	}
 	go f.listen()
+	go f.watch()
 	return f
 }
 
-// listen takes the kernel's requests until the last.
+// begin says that the kernel runs: what nobody waits for may come too.
+func (f *fetch) begin() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.plan.began.IsZero() {
+		f.plan.began = time.Now()
+		f.moved.Broadcast()
+	}
+}
+
+// listen takes what the kernel says until the last.
 func (f *fetch) listen() {
 	for {
-		need, err := f.pager.Next()
+		runs, err := f.pager.Next()
 		if err == nil {
-			err = f.want(need)
-		}
-		if err == nil {
+			f.want(runs)
 			continue
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if errors.Is(err, checkpoint.ErrAllLoaded) {
 			f.loaded = true
-			clear(f.staged)
 			if f.came.Empty() {
 				f.finish(nil)
 			}
@@ -112,13 +114,33 @@ func (f *fetch) listen() {
 	}
 }
 
+// watch takes the accesses of the kernel itself to pages that are not there.
+func (f *fetch) watch() {
+	for {
+		list, err := f.pager.NextFaults()
+		for _, page := range list {
+			if err == nil {
+				err = f.fault(page)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return // listen knows why
+		}
+		if err != nil {
+			f.mu.Lock()
+			f.finish(err)
+			f.mu.Unlock()
+			return
+		}
+	}
+}
+
 // finish makes the fetch over. The caller holds mu.
 func (f *fetch) finish(err error) {
 	select {
 	case <-f.over:
 	default:
 		f.err = err
-		f.staged = nil
 		close(f.over)
 		f.moved.Broadcast()
 	}
@@ -134,33 +156,49 @@ func (f *fetch) left() uint64 {
 	return max(1, f.missing.Count())
 }
 
-// want takes a request of the kernel.
-func (f *fetch) want(n checkpoint.Need) error {
+// want takes what a task waits for.
+func (f *fetch) want(runs []image.Run) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	open := &openNeed{id: n.ID}
-	for _, run := range n.Runs {
-		for page := run.First; page < run.First+run.Count; page++ {
-			if f.needs[page] != nil {
-				return fmt.Errorf("%w: it asks for page %d twice", checkpoint.ErrSandbox, page)
-			}
-			if data, ok := f.staged[page]; ok {
-				if err := f.write(page, page+1, data); err != nil {
-					return err
+	f.need(runs)
+}
+
+// need makes what is missing of some pages urgent, once: who waits for long may say so again
+// and again. The caller holds mu.
+func (f *fetch) need(runs []image.Run) {
+	var fresh []image.Run
+	runs = f.plan.widen(runs)
+	for _, run := range runs {
+		for start, end := range f.missing.RangesWithin(run.First, run.First+run.Count) {
+			for next := start; start < end; start = next {
+				known := f.needed.Has(start)
+				for next = start + 1; next < end && f.needed.Has(next) == known; next++ {
 				}
-				delete(f.staged, page)
-			} else if f.missing.Has(page) {
-				f.needs[page] = open
-				open.left++
+				if !known {
+					fresh = append(fresh, image.Run{First: start, Count: next - start})
+				}
 			}
 		}
 	}
-	f.plan.wanted(n.Runs, f.missing)
-	f.moved.Broadcast()
-	if open.left > 0 {
-		return nil
+	if len(fresh) == 0 {
+		return
 	}
-	f.pager.Answer(n.ID) // a kernel that is gone is noticed by listen
+	for _, run := range fresh {
+		f.needed.AddRange(run.First, run.First+run.Count)
+	}
+	f.plan.wanted(fresh, f.missing, time.Now())
+	f.moved.Broadcast()
+}
+
+// fault takes an access of the kernel itself.
+func (f *fetch) fault(page uint64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.missing.Has(page) {
+		return f.pager.Fill(page)
+	}
+	f.faulted.Add(page)
+	f.need(around(image.Run{First: page, Count: 1}, touchedPages))
 	return nil
 }
 
@@ -168,27 +206,34 @@ func (f *fetch) want(n checkpoint.Need) error {
 func (f *fetch) place(records []wire.PageRecord) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	var placed []image.Run
 	for _, r := range records {
 		if r.Kind == wire.RecordDuplicate {
 			return errors.New("a missing page is sent as a duplicate")
 		}
-		if err := f.take(r.Page, r.End(), r.Data); err != nil {
+		more, err := f.take(r.Page, r.End(), r.Data)
+		if err != nil {
+			f.finish(err)
 			return err
 		}
+		placed = append(placed, more...)
+	}
+	for runs := range slices.Chunk(placed, checkpoint.MaxPlacedRuns) {
+		f.pager.Placed(runs) // a kernel that is gone is noticed by listen
 	}
 	f.moved.Broadcast()
 	return nil
 }
 
-// take places or stages pages that have come; data is nil for zeros. The caller
+// take places pages that have come and returns which; data is nil for zeros. The caller
 // holds mu.
-func (f *fetch) take(start, end uint64, data []byte) error {
+func (f *fetch) take(start, end uint64, data []byte) (placed []image.Run, err error) {
 	if f.loaded || f.isOver() {
-		return nil // the guest freed it meanwhile: it is of no use, and not on the list of what came
+		return nil, nil
 	}
 	for next := start; start < end; start = next {
-		due, needed := f.due(start), f.needs[start] != nil
-		for next = start + 1; next < end && f.due(next) == due && (f.needs[next] != nil) == needed; next++ {
+		due := f.due(start)
+		for next = start + 1; next < end && f.due(next) == due; next++ {
 		}
 		var piece []byte
 		if data != nil {
@@ -198,51 +243,40 @@ func (f *fetch) take(start, end uint64, data []byte) error {
 		if !due {
 			continue
 		}
-		if needed {
-			if err := f.write(start, next, piece); err != nil {
-				return err
-			}
-		} else {
-			f.stage(start, next, piece)
+		if err := f.put(start, next, piece); err != nil {
+			return nil, err
 		}
 		f.note(start, next, piece)
-		if needed {
-			f.answer(start, next)
+		placed = append(placed, image.Run{First: start, Count: next - start})
+	}
+	return placed, nil
+}
+
+// due says whether a page is to be taken when it comes. One that came before may have been
+// changed by the guest, and what nobody asked for has no bound. The caller holds mu.
+func (f *fetch) due(page uint64) bool { return f.missing.Has(page) && f.plan.asked.Has(page) }
+
+// put puts pages into the kernel's memory. The caller holds mu.
+func (f *fetch) put(start, end uint64, data []byte) error {
+	err := f.pager.Place(start, end-start, data)
+	if data == nil && err == nil {
+		for first, last := range f.faulted.RangesWithin(start, end) {
+			for page := first; page < last && err == nil; page++ {
+				err = f.pager.Fill(page)
+			}
 		}
 	}
-	return nil
-}
-
-// due says whether a page is to be taken when it comes. One that came before may be the
-// guest's by now, and what nobody asked for has no bound. The caller holds mu.
-func (f *fetch) due(page uint64) bool {
-	return f.missing.Has(page) && (f.needs[page] != nil || f.plan.asked.Has(page))
-}
-
-// write puts pages into the kernel's memory. The caller holds mu.
-func (f *fetch) write(start, end uint64, data []byte) error {
-	if data == nil {
-		return punchHole(f.pager.Memory(), start, end)
+	if errors.Is(err, io.EOF) {
+		return errKernelGone
 	}
-	if _, err := f.pager.Memory().WriteAt(data, int64(start*pages.PageSize)); err != nil {
-		return fmt.Errorf("place pages in sandbox memory: %w", err)
-	}
-	return nil
-}
-
-// stage keeps pages until the kernel asks for them. The caller holds mu.
-func (f *fetch) stage(start, end uint64, data []byte) {
-	for page := start; page < end; page++ {
-		f.staged[page] = nil
-		if data != nil {
-			f.staged[page] = append([]byte(nil), data[(page-start)*pages.PageSize:][:pages.PageSize]...)
-		}
-	}
+	return err
 }
 
 // note keeps account of pages that have come. The caller holds mu.
 func (f *fetch) note(start, end uint64, data []byte) {
-	f.missing.RemoveRange(start, end)
+	for _, set := range []*pages.Set{f.missing, f.needed, f.faulted} {
+		set.RemoveRange(start, end)
+	}
 	f.plan.came(start, end, time.Now())
 	f.came.AddRange(start, end)
 	for page := start; page < end; page++ {
@@ -251,18 +285,6 @@ func (f *fetch) note(start, end uint64, data []byte) {
 			h = pages.HashPage(data[(page-start)*pages.PageSize:][:pages.PageSize])
 		}
 		f.sum.Add(memoryStream, page, wire.Digest(h.Bytes()))
-	}
-}
-
-// answer answers the requests that waited only for some pages. The caller holds
-// mu.
-func (f *fetch) answer(start, end uint64) {
-	for page := start; page < end; page++ {
-		open := f.needs[page]
-		delete(f.needs, page)
-		if open.left--; open.left == 0 {
-			f.pager.Answer(open.id) // a kernel that is gone is noticed by listen
-		}
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 const (
 	// chunkPages is the most that is asked for at once.
 	chunkPages = (128 << 10) / pages.PageSize
-	// maxAheadPages bounds what has come, or is to come, before the kernel asked for it.
+	// maxAheadPages bounds what flies.
 	maxAheadPages = (32 << 20) / pages.PageSize
 	// recentNeeds is how many of the kernel's requests are remembered, and
 	// followPages how far behind each one the next is expected.
@@ -22,8 +22,22 @@ const (
 	// minSlack is the least by which pages may come later than the fastest did before they
 	// count as queueing on the way, as what a task waits for would, too.
 	minSlack = time.Millisecond
+	// touchedPages is how much is asked for where the kernel touches one page, and widePages
+	// where more is likely to be needed than somebody waits for. They are powers of two.
+	touchedPages = (16 << 10) / pages.PageSize
+	widePages    = (64 << 10) / pages.PageSize
+	// farAway is how long the fastest page takes on a link whose delay counts more than how much
+	// it takes at a time.
+	farAway = 2 * time.Millisecond
 	// minWindow keeps the link busy while an answer is on its way.
 	minWindow = 2 * chunkPages
+	// urgentWindow is how much more may fly of what somebody waits for.
+	urgentWindow = 2 * chunkPages
+	// calm is how long after a need nothing is asked for ahead, in the first haste after the
+	// start: tasks then touch one page after the other of those that they work with, and what
+	// is on its way delays each.
+	calm  = 3 * time.Millisecond
+	haste = time.Second
 	// oldestTurn is how often the oldest need goes first.
 	oldestTurn = 4
 )
@@ -40,6 +54,11 @@ type fetchPlan struct {
 	turn   int            // counts what was taken from urgent
 	recent []uint64       // ends of the kernel's requests, newest first
 	low    uint64         // no page below can be asked for
+
+	// began is when the kernel was started, or taken over; zero before: nothing is asked for ahead,
+	// which would take time from its loading.
+	began  time.Time
+	needed time.Time // when somebody last began to wait
 
 	flying uint64 // pages of asked
 	window uint64 // no more are asked for while so many fly
@@ -58,8 +77,40 @@ func (p *fetchPlan) restart() {
 	clear(p.askedAt)
 }
 
+// widen adds to what somebody waits for what comes for the same delay, on a long way, and what
+// is needed next where one need follows another.
+func (p *fetchPlan) widen(runs []image.Run) []image.Run {
+	var wide []image.Run
+	for _, run := range runs {
+		switch {
+		case run.Count >= widePages:
+			wide = append(wide, run)
+		case slices.Contains(p.recent, run.First):
+			wide = append(wide, image.Run{First: run.First, Count: widePages})
+		case p.best >= farAway:
+			wide = append(wide, around(run, widePages)...)
+		default:
+			wide = append(wide, run)
+		}
+	}
+	return wide
+}
+
+// around is the aligned block of so many pages that a run begins in, with the run first, which
+// may go beyond it.
+func around(run image.Run, block uint64) []image.Run {
+	start := run.First &^ (block - 1)
+	end := max(start+block, run.First+run.Count)
+	list := []image.Run{{First: run.First, Count: end - run.First}}
+	if start < run.First {
+		list = append(list, image.Run{First: start, Count: run.First - start})
+	}
+	return list
+}
+
 // wanted takes a request of the kernel.
-func (p *fetchPlan) wanted(runs []image.Run, missing *pages.Set) {
+func (p *fetchPlan) wanted(runs []image.Run, missing *pages.Set, now time.Time) {
+	p.needed = now
 	var need []wire.Range
 	for _, run := range runs {
 		need = p.lacking(need, missing, run.First, run.First+run.Count)
@@ -89,7 +140,7 @@ func (p *fetchPlan) lacking(list []wire.Range, missing *pages.Set, from, to uint
 
 // nextUrgent returns what to ask for before everything else, if there is anything.
 func (p *fetchPlan) nextUrgent(missing *pages.Set, now time.Time) []wire.Range {
-	for len(p.urgent) > 0 && p.flying < p.window {
+	for len(p.urgent) > 0 && p.flying < p.window+urgentWindow {
 		at := len(p.urgent) - 1
 		if p.turn++; p.turn%oldestTurn == 0 {
 			at = 0
@@ -118,9 +169,9 @@ func (p *fetchPlan) ask(r wire.Range) {
 	p.flying += r.Count
 }
 
-// nextAhead returns what to ask for ahead of the kernel, given how much is staged.
-func (p *fetchPlan) nextAhead(missing *pages.Set, staged int, now time.Time) (wire.Range, bool) {
-	if len(p.urgent) > 0 || p.flying >= p.window || p.flying+uint64(staged) >= maxAheadPages {
+// nextAhead returns what to ask for ahead of the kernel.
+func (p *fetchPlan) nextAhead(missing *pages.Set, now time.Time) (wire.Range, bool) {
+	if len(p.urgent) > 0 || p.flying >= p.window || p.rest(now) > 0 {
 		return wire.Range{}, false
 	}
 	for _, end := range p.recent {
@@ -135,6 +186,17 @@ func (p *fetchPlan) nextAhead(missing *pages.Set, staged int, now time.Time) (wi
 	}
 	p.low = r.Page
 	return p.askAhead(r, now), true
+}
+
+// rest is for how long nothing is to be asked for ahead.
+func (p *fetchPlan) rest(now time.Time) time.Duration {
+	switch {
+	case p.began.IsZero():
+		return haste
+	case now.Sub(p.began) < haste:
+		return max(0, calm-now.Sub(p.needed))
+	}
+	return 0
 }
 
 func (p *fetchPlan) askAhead(r wire.Range, now time.Time) wire.Range {

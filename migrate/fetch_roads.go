@@ -66,14 +66,7 @@ func (f *fetch) detach() {
 	}
 	f.roads = nil
 	f.plan.restart()
-	waiting := make([]uint64, 0, len(f.needs))
-	for page := range f.needs {
-		waiting = append(waiting, page)
-	}
-	slices.Sort(waiting)
-	for _, page := range waiting {
-		f.plan.urge([]wire.Range{{Page: page, Count: 1}})
-	}
+	f.plan.urge(rangesOf(f.needed))
 	f.moved.Broadcast()
 }
 
@@ -102,6 +95,16 @@ func (f *fetch) nextOrder(r *roads) (order, bool) {
 		if o, ok := f.find(r); ok {
 			return o, true
 		}
+		if rest := f.plan.rest(time.Now()); rest > 0 {
+			timer := time.AfterFunc(rest, func() {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				f.moved.Broadcast()
+			})
+			f.moved.Wait()
+			timer.Stop()
+			continue
+		}
 		f.moved.Wait()
 	}
 }
@@ -118,7 +121,7 @@ func (f *fetch) find(r *roads) (order, bool) {
 	if urgent := f.plan.nextUrgent(f.missing, time.Now()); len(urgent) > 0 {
 		return order{ranges: urgent}, true
 	}
-	ahead, ok := f.plan.nextAhead(f.missing, len(f.staged), time.Now())
+	ahead, ok := f.plan.nextAhead(f.missing, time.Now())
 	if !ok {
 		return order{}, false
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -18,47 +19,83 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
 
-// fakeKernel is a kernel whose pages are fetched: a test gives its requests, and hears of the answers.
+// fakeKernel is a kernel whose pages are fetched: a test gives what it waits for, and hears of what has come.
 type fakeKernel struct {
+	t      *testing.T
 	memory *os.File
-	needs  chan checkpoint.Need // closed: the kernel is gone
-	loaded chan struct{}        // closed: it has everything
+	needs  chan []image.Run // closed: the kernel is gone
+	faults chan uint64
+	loaded chan struct{} // closed: it has everything
 
-	unreachable error // of Answer
+	unreachable error // of Placed
 
-	mu       sync.Mutex
-	answered map[uint32]bool // guarded by mu
-	closed   bool            // so is this
-	changed  sync.Cond       // its lock is mu
+	mu      sync.Mutex
+	placed  *pages.Set // guarded by mu, as is all below: what Placed has named
+	filled  *pages.Set
+	closed  bool
+	changed sync.Cond // its lock is mu
 }
 
 func newFakeKernel(t *testing.T) *fakeKernel {
-	k := &fakeKernel{memory: testMemory(t), needs: make(chan checkpoint.Need), loaded: make(chan struct{}), answered: make(map[uint32]bool)}
+	k := &fakeKernel{
+		t: t, memory: testMemory(t), needs: make(chan []image.Run), faults: make(chan uint64), loaded: make(chan struct{}),
+		placed: &pages.Set{}, filled: &pages.Set{},
+	}
 	k.changed.L = &k.mu
 	return k
 }
 
-func (k *fakeKernel) Next() (checkpoint.Need, error) {
+func (k *fakeKernel) Next() ([]image.Run, error) {
 	select {
 	case need, ok := <-k.needs:
 		if !ok {
-			return checkpoint.Need{}, io.EOF
+			return nil, io.EOF
 		}
 		return need, nil
 	case <-k.loaded:
-		return checkpoint.Need{}, checkpoint.ErrAllLoaded
+		return nil, checkpoint.ErrAllLoaded
 	}
 }
 
-func (k *fakeKernel) Answer(id uint32) error {
+func (k *fakeKernel) NextFaults() ([]uint64, error) {
+	select {
+	case page := <-k.faults:
+		return []uint64{page}, nil
+	case <-k.loaded:
+		return nil, io.EOF
+	}
+}
+
+// Place implements kernelPager. As the real one, it writes nothing for zeros.
+func (k *fakeKernel) Place(first, count uint64, data []byte) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.answered[id] = true
+	for page := first; page < first+count; page++ {
+		if k.placed.Has(page) {
+			k.t.Errorf("page %d is placed twice", page)
+		}
+	}
+	_, err := k.memory.WriteAt(data, int64(first*pages.PageSize))
+	return err
+}
+
+func (k *fakeKernel) Placed(runs []image.Run) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, r := range runs {
+		k.placed.AddRange(r.First, r.First+r.Count)
+	}
 	k.changed.Broadcast()
 	return k.unreachable
 }
 
-func (k *fakeKernel) Memory() *os.File { return k.memory }
+func (k *fakeKernel) Fill(page uint64) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.filled.Add(page)
+	k.changed.Broadcast()
+	return nil
+}
 
 func (k *fakeKernel) Close() {
 	k.mu.Lock()
@@ -72,25 +109,31 @@ func (k *fakeKernel) isClosed() bool {
 	return k.closed
 }
 
-// ask makes a request and waits until it is answered.
-func (k *fakeKernel) ask(id uint32, first, count uint64) {
-	k.needs <- checkpoint.Need{ID: id, Runs: []image.Run{{First: first, Count: count}}}
-	k.await(id)
-}
-
-func (k *fakeKernel) await(id uint32) {
+// has says whether pages [start, end) are in their place.
+func (k *fakeKernel) has(start, end uint64) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for !k.answered[id] {
-		k.changed.Wait()
+	for page := start; page < end; page++ {
+		if !k.placed.Has(page) {
+			return false
+		}
 	}
-	delete(k.answered, id)
+	return true
 }
 
-func (k *fakeKernel) hasAnswered(id uint32) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.answered[id]
+// ask waits for pages, as a task does.
+func (k *fakeKernel) ask(first, count uint64) {
+	k.needs <- []image.Run{{First: first, Count: count}}
+	eventually(k.t, func() bool { return k.has(first, first+count) })
+}
+
+// fills waits until a hole is filled.
+func (k *fakeKernel) fills(page uint64) {
+	eventually(k.t, func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.filled.Has(page)
+	})
 }
 
 func setOfRange(start, end uint64) *pages.Set {
@@ -123,22 +166,17 @@ func wantFill(t *testing.T, f *os.File, page uint64, fill byte, why string) {
 	}
 }
 
-// Once a page was answered it is the guest's: what comes again, asked for twice or late on a lost connection, changes nothing.
+// Once a page was placed it is the guest's: what comes again, asked for twice or late on a lost connection, changes nothing.
 func TestFetchNeverOverwritesWhatTheGuestHas(t *testing.T) {
 	k := newFakeKernel(t)
 	f := newFetch(k, setOfRange(10, 20))
-	k.needs <- checkpoint.Need{ID: 0, Runs: []image.Run{{First: 10, Count: 2}}}
-	eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return len(f.needs) == 2 })
-	if err := f.place([]wire.PageRecord{recordOf(10, 1, 1)}); err != nil {
-		t.Fatal(err)
-	}
-	if k.hasAnswered(0) {
-		t.Fatal("a request was answered before all of its pages had come")
-	}
+	askFor(f, 10, 2)
 	if err := f.place([]wire.PageRecord{recordOf(10, 2, 1)}); err != nil {
 		t.Fatal(err)
 	}
-	k.await(0)
+	if !k.has(10, 12) {
+		t.Fatal("the kernel was not told of what came")
+	}
 	wantFill(t, k.memory, 10, 1, "it was asked for and came")
 	wantFill(t, k.memory, 11, 1, "it was asked for and came")
 
@@ -153,6 +191,29 @@ func TestFetchNeverOverwritesWhatTheGuestHas(t *testing.T) {
 	}
 	wantFill(t, k.memory, 10, 9, "the guest wrote it, and the page came again")
 	wantFill(t, k.memory, 9, 0, "it was never missing")
+	wantFill(t, k.memory, 12, 0, "nobody asked for it")
+}
+
+// An access of the kernel to a page that is not there brings that page first. One that came as zeros, or was never missing,
+// becomes a page of zeros.
+func TestFetchAnswersFaults(t *testing.T) {
+	k := newFakeKernel(t)
+	r := &fetchRoad{t: t, source: testMemory(t)}
+	if _, err := r.source.WriteAt(bytes.Repeat([]byte{7}, pages.PageSize), 35*pages.PageSize); err != nil {
+		t.Fatal(err)
+	}
+	r.fetch = newFetch(k, setOfRange(0, 64))
+	// It was not started: nothing is asked for that nobody waits for.
+	r.connect(1)
+	k.faults <- 35
+	eventually(t, func() bool { return k.has(35, 36) })
+	wantFill(t, k.memory, 35, 7, "the kernel waits for it")
+	eventually(t, func() bool { return k.has(32, 36) }) // what is beside it comes along
+	for _, page := range []uint64{200, 36, 3} {         // never missing, came as zeros, comes as zeros
+		k.faults <- page
+		k.fills(page)
+	}
+	close(k.loaded)
 }
 
 // askFor does as if pages had been asked of the source.
@@ -160,33 +221,6 @@ func askFor(f *fetch, first, count uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.plan.ask(wire.Range{Page: first, Count: count})
-}
-
-// A page that the kernel has not asked for may belong to something else by now: it is not placed before that.
-func TestFetchPlacesNothingUnasked(t *testing.T) {
-	k := newFakeKernel(t)
-	f := newFetch(k, setOfRange(10, 20))
-	askFor(f, 10, 4)
-	if err := f.place([]wire.PageRecord{recordOf(10, 3, 1), recordOf(13, 1, 0), recordOf(14, 1, 1)}); err != nil {
-		t.Fatal(err)
-	}
-	if len(f.staged) != 4 {
-		t.Errorf("%d pages are staged, want the 4 that the source was asked for", len(f.staged))
-	}
-	wantFill(t, k.memory, 10, 0, "nobody asked for it yet")
-	guest := bytes.Repeat([]byte{9}, pages.PageSize)
-	for _, page := range []int64{12, 13} { // 12: freed unread, and used for something else. 13: stale
-		if _, err := k.memory.WriteAt(guest, page*pages.PageSize); err != nil {
-			t.Fatal(err)
-		}
-	}
-	k.ask(1, 10, 2)
-	k.ask(2, 13, 1)
-	wantFill(t, k.memory, 10, 1, "it was staged, and asked for")
-	wantFill(t, k.memory, 11, 1, "it was staged, and asked for")
-	wantFill(t, k.memory, 12, 9, "the guest has its frame")
-	wantFill(t, k.memory, 13, 0, "it was staged as zeros")
-	close(k.loaded)
 }
 
 // fetchRoad joins a fetch to a server over connections that can be lost.
@@ -257,6 +291,7 @@ func TestFetchOverLostConnections(t *testing.T) {
 		}
 		want := contentOf(t, r.source)
 		r.fetch = newFetch(k, setOfRange(0, testPages))
+		r.fetch.begin()
 		r.connect(lanes)
 		starts := make([]uint64, 0, testPages/16+1)
 		for start := uint64(0); start < testPages; start += 16 {
@@ -269,7 +304,7 @@ func TestFetchOverLostConnections(t *testing.T) {
 				r.cut()
 				r.connect(lanes)
 			}
-			k.ask(uint32(i%4), start, min(16, testPages-start))
+			k.ask(start, min(16, testPages-start))
 			if got := pageOf(t, k.memory, start); !bytes.Equal(got, want[start*pages.PageSize:][:pages.PageSize]) {
 				t.Fatalf("%d connections: page %d was answered, and is another", lanes, start)
 			}
@@ -307,7 +342,7 @@ func TestFetchComparesWhatCame(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.connect(2)
-	k.ask(0, 0, 32)
+	k.ask(0, 32)
 	close(k.loaded)
 	<-r.fetch.over
 	if !errors.Is(r.fetch.err, errSumDiffers) {
@@ -354,7 +389,11 @@ func TestFetchOfAKernelThatEndsUnanswered(t *testing.T) {
 	k := newFakeKernel(t)
 	f := newFetch(k, setOfRange(0, 32))
 	k.unreachable = syscall.EPIPE
-	k.needs <- checkpoint.Need{ID: 0, Runs: []image.Run{{First: 40, Count: 1}}} // nothing is missing there
+	k.needs <- []image.Run{{First: 0, Count: 1}}
+	askFor(f, 0, 1)
+	if err := f.place([]wire.PageRecord{recordOf(0, 1, 7)}); err != nil {
+		t.Fatal(err)
+	}
 	close(k.needs)
 	<-f.over
 	if !errors.Is(f.err, errKernelGone) {
@@ -388,9 +427,9 @@ func TestFetchPlanOrder(t *testing.T) {
 	missing := setOfRange(0, 4000)
 	p := newFetchPlan()
 	now := time.Now()
-	p.window = maxAheadPages
+	p.window, p.began = maxAheadPages, now.Add(-haste)
 	for _, first := range []uint64{1000, 2000} {
-		p.wanted([]image.Run{{First: first, Count: 16}}, missing)
+		p.wanted([]image.Run{{First: first, Count: 16}}, missing, now)
 	}
 	for _, want := range []wire.Range{{Page: 2000, Count: 16}, {Page: 1000, Count: 16}} {
 		if got := p.nextUrgent(missing, now); len(got) != 1 || got[0] != want {
@@ -402,7 +441,7 @@ func TestFetchPlanOrder(t *testing.T) {
 	asked.AddRange(2000, 2016)
 	var firsts []uint64
 	for {
-		r, ok := p.nextAhead(missing, 0, now)
+		r, ok := p.nextAhead(missing, now)
 		if !ok {
 			break
 		}
@@ -425,13 +464,33 @@ func TestFetchPlanOrder(t *testing.T) {
 	}
 }
 
+// More is asked for than somebody waits for where that is far away, and where one need follows another.
+func TestFetchPlanWidens(t *testing.T) {
+	missing := setOfRange(0, 4000)
+	p := newFetchPlan()
+	p.wanted([]image.Run{{First: 100, Count: 4}}, missing, time.Now())
+	widen := func(first, count uint64, want ...image.Run) {
+		t.Helper()
+		if got := p.widen([]image.Run{{First: first, Count: count}}); !slices.Equal(got, want) {
+			t.Errorf("%d pages from %d on are widened to %v, want %v", count, first, got, want)
+		}
+	}
+	widen(200, 4, image.Run{First: 200, Count: 4})
+	widen(104, 4, image.Run{First: 104, Count: widePages})
+	p.best = farAway
+	widen(200, 4, image.Run{First: 200, Count: 8}, image.Run{First: 192, Count: 8})
+	widen(206, 4, image.Run{First: 206, Count: 4}, image.Run{First: 192, Count: 14})
+	widen(208, 4, image.Run{First: 208, Count: widePages})
+	widen(200, 32, image.Run{First: 200, Count: 32})
+}
+
 // The oldest need has its turn, however many newer ones there are.
 func TestFetchPlanStarvesNobody(t *testing.T) {
 	missing := setOfRange(0, 4000)
 	p := newFetchPlan()
-	p.wanted([]image.Run{{First: 0, Count: 1}}, missing)
+	p.wanted([]image.Run{{First: 0, Count: 1}}, missing, time.Now())
 	for newer := uint64(1); newer <= oldestTurn; newer++ {
-		p.wanted([]image.Run{{First: newer * 100, Count: 1}}, missing)
+		p.wanted([]image.Run{{First: newer * 100, Count: 1}}, missing, time.Now())
 		if got := p.nextUrgent(missing, time.Now()); got[0].Page == 0 {
 			return
 		}
@@ -444,13 +503,11 @@ func TestFetchPlanWindow(t *testing.T) {
 	missing := setOfRange(0, 1<<20)
 	p := newFetchPlan()
 	now := time.Now()
+	p.began = now.Add(-haste)
 	turn := func(took time.Duration) {
-		r, ok := p.nextAhead(missing, 0, now)
+		r, ok := p.nextAhead(missing, now)
 		if !ok {
 			t.Fatal("nothing may fly")
-		}
-		if _, more := p.nextAhead(missing, maxAheadPages, now); more {
-			t.Fatal("more is staged than may be")
 		}
 		missing.RemoveRange(r.Page, r.End())
 		p.came(r.Page, r.End(), now.Add(took))

@@ -314,9 +314,15 @@ func (in *inbox) finish() (t wire.Totals, missing *pages.Set, err error) {
 	if !outside.Empty() {
 		return t, nil, fmt.Errorf("%d missing pages are not committed", outside.Count())
 	}
-	// What they were before does not count.
-	for start, end := range missing.Ranges() {
+	// What they were before does not count, and must not be there: it would be taken for what
+	// is to come.
+	stale := in.ledger.known()
+	stale.Intersect(missing)
+	for start, end := range stale.Ranges() {
 		in.ledger.forget(start, end)
+		if err := punchHole(in.memory, start, end); err != nil {
+			return t, nil, err
+		}
 	}
 	for start, end := range in.ledger.keep(committed).Ranges() {
 		if err := punchHole(in.memory, start, end); err != nil {

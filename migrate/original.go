@@ -18,6 +18,8 @@ type original struct {
 	// notAfter, if not zero, is when the sandbox existed already: one of the same
 	// name that was made later is another one.
 	notAfter time.Time
+	// disarm, if not nil, is the shortest way to disarm the sandbox.
+	disarm func(context.Context) error
 }
 
 // find returns the sandbox, or nil if it is gone.
@@ -34,15 +36,22 @@ func (o original) find() (*sandbox.Sandbox, error) {
 
 // Disarm implements handover.Original.
 func (o original) Disarm(ctx context.Context) error {
-	sb, err := o.root.Open(o.id)
-	if err != nil {
-		return err
-	}
-	if err := checkpoint.Disarm(ctx, sb); err != nil {
+	if err := o.disarmed(ctx); err != nil {
 		return err
 	}
 	failpoint.Here(failpoint.SourceDisarmed)
 	return nil
+}
+
+func (o original) disarmed(ctx context.Context) error {
+	if o.disarm != nil {
+		return o.disarm(ctx)
+	}
+	sb, err := o.root.Open(o.id)
+	if err != nil {
+		return err
+	}
+	return checkpoint.Disarm(ctx, sb)
 }
 
 // Resume implements handover.Original.
@@ -64,5 +73,6 @@ func (o original) Destroy(ctx context.Context) error {
 	if err := sb.MarkMigrated(o.to); err != nil {
 		return err
 	}
+	sb.Yield() // it has begun on the target, which may be on the same machine, and others live here
 	return sb.End(context.WithoutCancel(ctx))
 }

@@ -71,6 +71,7 @@ func (t *target) find(ctx context.Context, id attempt.ID) error {
 		if pager != nil {
 			t.log.Info("sandbox waits for memory", "sandbox", t.id, "pages", left.Count())
 			t.arrival = &arrival{sb: s.sb, started: true, fetch: newFetch(pager, left)}
+			t.arrival.fetch.begin()
 			return t.handover.Expect(id, t.arrival)
 		}
 	}

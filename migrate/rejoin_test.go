@@ -16,6 +16,7 @@ func TestFetchEndsWithItsSession(t *testing.T) {
 	source, conn := loopback(t)
 	target := &target{log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	f := newFetch(newFakeKernel(t), setOfRange(0, 8))
+	f.begin()
 	ctx, cancel := context.WithCancel(t.Context())
 	target.fetchOver(ctx, f, []net.Conn{conn})
 	one := make([]byte, 1)

@@ -28,8 +28,10 @@ const (
 	worthwhileShrinkage = 0.8
 	// enoughPages is how little an unarmed round must find for the next to be armed: 4 MiB.
 	enoughPages = 1024
-	// fixedDowntime is what the stop costs apart from pages: kernel state, mostly.
-	fixedDowntime = 40 * time.Millisecond
+	// What the stop costs apart from pages: kernel state, mostly, which grows with what runs inside.
+	fixedDowntime      = 30 * time.Millisecond
+	downtimePerProcess = 1000 * time.Microsecond
+	downtimePerThread  = 300 * time.Microsecond
 	// scanDowntimePerByte is what comparing all of memory costs in the stop, where
 	// nothing tracks it.
 	scanDowntimePerByte = 95 * float64(time.Millisecond) / (1 << 30)
@@ -41,6 +43,7 @@ const (
 func (s *source) precopy(ctx context.Context) error {
 	s.scanner = pages.NewScanner(pages.ScanOptions{Workers: max(1, runtime.NumCPU()-1)})
 	began := time.Now()
+	defer func() { s.last.ThrottlePercent = 0 }() // the stop ends it, as does the end of the migration
 	last := uint64(math.MaxUint64)
 	for s.rounds < maxUnarmedRounds {
 		r, err := s.round(ctx, nil, trackerHashScan)
@@ -53,6 +56,10 @@ func (s *source) precopy(ctx context.Context) error {
 			break
 		}
 		last = sent
+	}
+	// What is committed by that is sent with all other memory.
+	if err := s.live.Populate(ctx); err != nil {
+		return err
 	}
 	unsupported, err := s.live.Arm(ctx)
 	if err != nil {
@@ -67,26 +74,49 @@ func (s *source) precopy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.live.Populate(ctx); err != nil {
-		return err
-	}
-	if err := s.converge(ctx, r, began); err != nil {
+	drain, err := s.converge(ctx, r, began)
+	if err != nil {
 		return err
 	}
 	// The rounds took a while: account anew for what the stop would look at.
-	_, err = s.live.Memory(ctx)
-	return err
+	if _, err = s.live.Memory(ctx); err != nil || !drain {
+		return err
+	}
+	return s.drain(ctx)
 }
 
-// converge makes rounds until the stop should come, after the round r.
-func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) error {
+// drains says whether the stop that was decided comes after one more round, of what the last collection found. What is written
+// meanwhile is less than that, or about as much where memory changes as fast as the link takes it.
+func (s *source) drains(d convergence.Decision) bool {
+	return d.Action == convergence.ActionStop && d.Reason == convergence.ReasonConverged && s.pending != nil && !s.pending.Empty()
+}
+
+// drain makes that round, right before the stop.
+func (s *source) drain(ctx context.Context) error {
+	only := s.pending
+	s.pending = nil
+	r, err := s.round(ctx, only, trackerProtect)
+	if err != nil {
+		return err
+	}
+	r.DirtyBytesPerSecond = s.last.DirtyBytesPerSecond
+	left := uint64(r.DirtyBytesPerSecond * time.Duration(r.Nanoseconds).Seconds())
+	r.PagesRemaining = left / pages.PageSize
+	r.PredictedDowntime = int64(convergence.Predict(convergence.Measurements{
+		RemainingBytes: left, LinkBytesPerSecond: s.linkRate(), FixedDowntime: s.fixedDowntime(),
+	}))
+	s.note(r, string(convergence.ActionStop), string(convergence.ReasonConverged))
+	return nil
+}
+
+// converge makes rounds until the stop should come, after the round r. drain says that one more round goes before it.
+func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) (drain bool, err error) {
 	var past []uint64
 	lastCollect := time.Now()
-	defer func() { s.last.ThrottlePercent = 0 }() // the stop ends it, as does the end of the migration
 	for {
 		remaining, err := s.remaining(ctx, r)
 		if err != nil {
-			return err
+			return false, err
 		}
 		now := time.Now()
 		r.DirtyBytesPerSecond = float64(remaining) / max(now.Sub(lastCollect), time.Millisecond).Seconds()
@@ -101,20 +131,26 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 		if s.opts.Mode == Hybrid {
 			d.Action = convergence.ActionPostCopy // it need not converge
 		}
+		if drain = s.drains(d); drain {
+			d.Action, d.Reason = convergence.ActionRound, convergence.ReasonLast
+		}
 		r.PredictedDowntime = int64(d.PredictedDowntime)
 		s.note(r, string(d.Action), string(d.Reason))
+		if drain {
+			return true, nil
+		}
 		switch d.Action {
 		case convergence.ActionStop:
-			return nil
+			return false, nil
 		case convergence.ActionPostCopy:
 			s.postcopy, s.report.Mode = true, string(Hybrid)
-			return nil
+			return false, nil
 		case convergence.ActionRound:
 			past = append(past, remaining)
 		case convergence.ActionThrottle:
 			throttled, err := s.throttle(ctx, d.ThrottlePercent)
 			if err != nil {
-				return err
+				return false, err
 			}
 			past = append(past, remaining)
 			if throttled {
@@ -122,7 +158,7 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 				past = nil
 			}
 		default:
-			return fmt.Errorf("%w: %s after %d rounds, a stop now would take about %v",
+			return false, fmt.Errorf("%w: %s after %d rounds, a stop now would take about %v",
 				ErrNotConverged, d.Reason, s.rounds, d.PredictedDowntime.Round(time.Millisecond))
 		}
 		only, tracker := s.pending, trackerProtect
@@ -131,7 +167,7 @@ func (s *source) converge(ctx context.Context, r RoundReport, began time.Time) e
 		}
 		s.pending = nil
 		if r, err = s.round(ctx, only, tracker); err != nil {
-			return err
+			return false, err
 		}
 	}
 }
@@ -173,10 +209,14 @@ func (s *source) remaining(ctx context.Context, last RoundReport) (bytes uint64,
 
 // fixedDowntime is what the stop costs whatever is dirty.
 func (s *source) fixedDowntime() time.Duration {
-	if s.tracked {
-		return fixedDowntime
+	fixed := fixedDowntime
+	for _, p := range s.survey.Processes {
+		fixed += downtimePerProcess + time.Duration(p.Threads)*downtimePerThread
 	}
-	return fixedDowntime + time.Duration(scanDowntimePerByte*float64(s.ledger.known().Count()*pages.PageSize))
+	if s.tracked {
+		return fixed
+	}
+	return fixed + time.Duration(scanDowntimePerByte*float64(s.ledger.known().Count()*pages.PageSize))
 }
 
 // round sends what changed among some pages, or all if only is nil, and waits

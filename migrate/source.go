@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -103,8 +104,9 @@ type source struct {
 	lanesBefore uint64
 	// stopForwarding ends the forwarding of frames, and returns when it has ended.
 	stopForwarding func()
-	resumed        bool  // an abort went well
-	last           Event // the newest progress, without its time
+	collect        func() // lets garbage be collected again; may be called twice
+	resumed        bool   // an abort went well
+	last           Event  // the newest progress, without its time
 }
 
 func (s *source) tell(message string) {
@@ -148,14 +150,16 @@ func (s *source) run(ctx context.Context) error {
 	other := &counterpart{to: s.to, heard: s.heard}
 	s.handover = &handover.Source{
 		Journal: j, Counterpart: other,
-		Original: original{root: s.opts.Root, id: s.sb.ID, to: fmt.Sprintf("%s (%s)", s.opts.Peer.Name, s.opts.Address)},
+		Original: original{root: s.opts.Root, id: s.sb.ID, to: fmt.Sprintf("%s (%s)", s.opts.Peer.Name, s.opts.Address),
+			disarm: func(ctx context.Context) error { return s.live.Disarm(ctx) }},
 	}
 	if s.id, s.epoch, err = s.handover.Begin(s.peer()); err != nil {
 		return err
 	}
 	s.report.Attempt, s.report.Epoch = s.id, s.epoch
-	s.stopForwarding = func() {}
+	s.stopForwarding, s.collect = func() {}, func() {}
 	defer func() {
+		s.collect()
 		s.stopForwarding()
 		if s.pages != nil {
 			s.pages.hangUp()
@@ -244,8 +248,9 @@ func (s *source) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	// Everything that is allocated from here on is small.
-	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	// Everything that is allocated from here to the start on the target is small.
+	percent := debug.SetGCPercent(-1)
+	s.collect = sync.OnceFunc(func() { debug.SetGCPercent(percent) })
 	return s.stop(ctx)
 }
 
@@ -363,6 +368,10 @@ func (s *source) heard(m *wire.Standing) {
 	if s.machine.Phase() == Start {
 		s.report.TargetStart = m.StartNanoseconds
 		s.enter(Announce)
+		s.collect()
+		if m.PagesMissing == 0 && !s.opts.FullPriority {
+			setNice(niceRounds) // nobody waits for us any more
+		}
 	}
 	if m.PagesMissing > 0 {
 		s.fetching(m.PagesMissing)

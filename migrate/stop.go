@@ -27,6 +27,8 @@ func (s *source) stop(ctx context.Context) error {
 	state := &pipe{lanes: s.lanes, on: 0, typ: wire.TypeState}
 	meta := &pipe{lanes: s.lanes, on: 1, typ: wire.TypeMeta}
 	s.enter(Pause)
+	var memory *checkpoint.SavedMemory
+	var missing *pages.Set
 	stopped, err := s.live.Stop(ctx, checkpoint.Sinks{
 		Stopped: func() {
 			s.enter(State)
@@ -36,6 +38,11 @@ func (s *source) stop(ctx context.Context) error {
 			if len(s.survey.Network.Links) > 0 {
 				s.startForwarding()
 			}
+		},
+		Memory: func(ctx context.Context, m *checkpoint.SavedMemory) (err error) {
+			memory = m
+			missing, err = s.residual(ctx, m)
+			return err
 		},
 		State: state, Metadata: meta, Connections: len(s.report.Connections) > 0,
 	})
@@ -51,14 +58,16 @@ func (s *source) stop(ctx context.Context) error {
 		}
 	}
 	s.enter(Residual)
-	missing, err := s.residual(ctx, stopped)
-	if err != nil {
+	if err := s.audit(memory, missing); err != nil {
+		return err
+	}
+	if err := s.lanes.barrier(s.rounds + 1); err != nil {
 		return err
 	}
 	totals := wire.Totals{
 		StateBytes: state.sum.bytes, StateDigest: state.sum.digest(),
 		MetaBytes: meta.sum.bytes, MetaDigest: meta.sum.digest(),
-		CommittedPages: stopped.Committed.Count(), MissingPages: missing.Count(), PagesDigest: s.ledger.digest(),
+		CommittedPages: memory.Committed.Count(), MissingPages: missing.Count(), PagesDigest: s.ledger.digest(),
 	}
 	s.report.StateBytes, s.report.MetaBytes, s.report.PagesCommitted = totals.StateBytes, totals.MetaBytes, totals.CommittedPages
 	s.report.PagesFetched = totals.MissingPages
@@ -125,14 +134,20 @@ func (s *source) awaitPrepared(ctx context.Context, totals wire.Totals) error {
 }
 
 // residual sends the saved kernel's pages that the target lacks, or, in post-copy, only
-// names them.
-func (s *source) residual(ctx context.Context, stopped *checkpoint.Stopped) (_ *pages.Set, err error) {
+// names them. It does so while the kernel is being encoded.
+func (s *source) residual(ctx context.Context, stopped *checkpoint.SavedMemory) (_ *pages.Set, err error) {
 	candidates := stopped.Committed.Clone()
 	if s.tracked && stopped.Dirty != nil {
 		changed := stopped.Dirty
-		changed.Union(s.pending)
+		if s.pending != nil {
+			changed.Union(s.pending)
+		}
 		unknown := stopped.Committed.Clone()
 		unknown.Subtract(s.ledger.known())
+		// What is a hole here as on the target, is zeros on both: after an earlier move there are many of those.
+		if unknown, err = pages.CommittedAmong(int(s.memory.Fd()), unknown); err != nil {
+			return nil, err
+		}
 		changed.Union(unknown)
 		candidates.Intersect(changed)
 	} else if s.tracked {
@@ -163,10 +178,7 @@ func (s *source) residual(ctx context.Context, stopped *checkpoint.Stopped) (_ *
 			return nil, err
 		}
 	}
-	if err := s.audit(stopped, missing); err != nil {
-		return nil, err
-	}
-	return missing, s.lanes.barrier(s.rounds + 1)
+	return missing, nil
 }
 
 func (s *source) sendResidual(ctx context.Context, candidates *pages.Set) error {
@@ -178,7 +190,7 @@ func (s *source) sendResidual(ctx context.Context, candidates *pages.Set) error 
 }
 
 // audit compares all memory with what was sent, where that is asked for.
-func (s *source) audit(stopped *checkpoint.Stopped, missing *pages.Set) error {
+func (s *source) audit(stopped *checkpoint.SavedMemory, missing *pages.Set) error {
 	if !s.opts.Verify {
 		return nil
 	}

@@ -357,7 +357,9 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 		return refuse(t.session, codeLoad, err)
 	}
 	failpoint.Here(failpoint.TargetLoaded)
-	return t.session.Control.Send(&wire.Prepared{Totals: totals, LoadNanoseconds: time.Since(began).Nanoseconds()})
+	err = t.session.Control.Send(&wire.Prepared{Totals: totals, LoadNanoseconds: time.Since(began).Nanoseconds()})
+	go t.arrival.passFrames() // while the source commits
+	return err
 }
 
 // standing answers a commit or a query.

@@ -73,6 +73,9 @@ type Restore struct {
 	Resets []network.Fate
 	// Files are handed to boot.Hooks.Load; Create takes ownership.
 	Files []*os.File
+	// Faults is the device for a trap (see package faults) where memory may come after the
+	// start; else nil. Create takes ownership.
+	Faults *os.File
 	// Memory becomes the sandbox's memory file; Create keeps its own copy.
 	Memory *os.File
 }
@@ -84,6 +87,9 @@ func (r Root) Create(ctx context.Context, opts CreateOptions) (_ *Sandbox, warni
 	if opts.Restore != nil {
 		owned = append(owned, opts.Restore.Files...)
 		owned = slices.AppendSeq(owned, maps.Values(opts.Restore.Terminals))
+		if opts.Restore.Faults != nil {
+			owned = append(owned, opts.Restore.Faults)
+		}
 	}
 	c := &creation{opts: opts, files: &boot.Files{}}
 	c.undoer(func() {
@@ -252,6 +258,9 @@ func (c *creation) openFiles(context.Context) error {
 	c.files.Load = restore.Files
 	for _, name := range slices.Sorted(maps.Keys(restore.Terminals)) {
 		c.files.Terminals = append(c.files.Terminals, restore.Terminals[name])
+	}
+	if restore.Faults != nil {
+		c.files.Faults = []*os.File{restore.Faults}
 	}
 	fd, err := unix.FcntlInt(restore.Memory.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {

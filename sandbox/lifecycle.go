@@ -57,10 +57,14 @@ func (s *Sandbox) Start(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if err := s.need(ctx, "start", specs.StateCreated); err != nil {
-		return err
+	if s.Creating || !s.Sandbox.Alive() {
+		return s.need(ctx, "start", specs.StateCreated)
 	}
+	// It is asked for its state only where it refuses: who waits for the start of one that migrates, waits for this.
 	if err := s.call(ctx, control.MethodStart, &control.None{}, &control.None{}); err != nil {
+		if refused := s.need(ctx, "start", specs.StateCreated); refused != nil {
+			return refused
+		}
 		return fmt.Errorf("start sandbox %q: %w", s.ID, err)
 	}
 	if err := s.runHooks(ctx, hookPoststart); err != nil {

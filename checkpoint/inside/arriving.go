@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/urpc"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
@@ -14,19 +15,20 @@ import (
 // After post-copy the kernel runs while pages are still on another host. The pager
 // that brings them may end; the next one attaches, and is told what is left.
 
-// arriving is the reader of this process's kernel; nil where that was not loaded.
-var arriving atomic.Pointer[pageReader]
+// arriving is what this process's kernel lacks; nil where that did not come from
+// another host.
+var arriving atomic.Pointer[arrivals]
 
 // CodeArriving is the finding that memory is still on another host.
 const CodeArriving = "memory-arriving"
 
 // findArriving says whether memory is still to come from another host.
 func findArriving() []Finding {
-	r := arriving.Load()
-	if r == nil {
+	a := arriving.Load()
+	if a == nil {
 		return nil
 	}
-	left := r.left()
+	left := a.left()
 	if left == 0 {
 		return nil
 	}
@@ -37,16 +39,6 @@ func findArriving() []Finding {
 	}}
 }
 
-// left returns how many pages are still to come, after post-copy.
-func (r *pageReader) left() uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed || !r.lasting {
-		return 0
-	}
-	return max(1, r.missing.Count())
-}
-
 // AttachArgs carry the page socket of a new pager.
 type AttachArgs struct {
 	urpc.FilePayload // Files[0]
@@ -54,16 +46,21 @@ type AttachArgs struct {
 
 // Attached says what is left to bring: nothing if Ranges is empty.
 type Attached struct {
-	urpc.FilePayload             // Files[0] is the memfd; the receiver closes it
-	Ranges           [][2]uint64 `json:"ranges"` // of pages
+	// Files[0] is the memfd, Files[1] the trap's descriptor if there is one. The receiver
+	// closes them.
+	urpc.FilePayload
+	Ranges [][2]uint64 `json:"ranges"` // of pages
+	// Mapped are the addresses [0] to [1] at which the memory file is mapped, where there
+	// is a trap.
+	Mapped [2]uint64 `json:"mapped"`
 }
 
 // Attach gives the kernel a new pager, after the one before has ended. What that
 // placed without an answer is among what is left.
 func (c *Checkpoint) Attach(in *AttachArgs, out *Attached) error {
-	r := arriving.Load()
-	if r == nil {
-		return errors.New("this kernel came from nowhere")
+	a := arriving.Load()
+	if a == nil {
+		return errors.New("this kernel did not come from another host")
 	}
 	files, err := duplicate(in.Files)
 	if err != nil {
@@ -73,33 +70,58 @@ func (c *Checkpoint) Attach(in *AttachArgs, out *Attached) error {
 		return fmt.Errorf("attach was given %d files, want the page socket", len(files))
 	}
 	out.Files = []*os.File{c.s.Memory()}
-	out.Ranges, err = r.attach(files[0])
-	return err
+	out.Ranges, out.Mapped, err = a.attach(files[0])
+	if err != nil || len(out.Ranges) == 0 || a.trap == nil {
+		return err
+	}
+	// The answer is sent when this has returned: the copy is closed at the end of memory's
+	// arrival, or by the next pager.
+	fd, err := unix.Dup(a.trap.FD())
+	if err != nil {
+		return fmt.Errorf("hand out the trap: %w", err)
+	}
+	out.Files = append(out.Files, a.lend(os.NewFile(uintptr(fd), "trap")))
+	return nil
 }
 
-// attach makes socket, which r owns, the way to the pager.
-func (r *pageReader) attach(socket *os.File) ([][2]uint64, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// attach makes socket, which a owns, the way to the pager.
+func (a *arrivals) attach(socket *os.File) (left [][2]uint64, mapped [2]uint64, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	switch {
-	case r.closed || r.missing != nil && !r.lasting:
-		return nil, socket.Close() // everything is here
-	case !r.lasting:
+	case a.over:
+		return nil, mapped, socket.Close() // everything is here
+	case !a.ready:
 		socket.Close()
-		return nil, errors.New("this kernel's pages come from an image")
-	case r.socket != nil:
+		return nil, mapped, errors.New("this kernel is not loaded")
+	case a.pager != nil:
 		// Two pagers would place pages behind each other's back.
 		socket.Close()
-		return nil, errors.New("this kernel has a pager")
+		return nil, mapped, errors.New("this kernel has a pager")
 	}
-	r.socket = socket
-	go r.receive(socket)
-	var left [][2]uint64
-	for start, end := range r.missing.Ranges() {
+	a.pager = newPagerConn(socket)
+	go a.receive(a.pager)
+	for start, end := range a.missing.Ranges() {
 		left = append(left, [2]uint64{start, end})
 	}
-	r.askAgain()
-	return left, nil
+	for id := range a.asked {
+		a.ask(id)
+	}
+	for s := range a.waits {
+		a.urge(*s)
+	}
+	return left, [2]uint64{uint64(a.window.addr), uint64(a.window.addr + a.window.bytes)}, nil
+}
+
+// lend keeps a descriptor until it is not needed any more, and returns it.
+func (a *arrivals) lend(f *os.File) *os.File {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.lent != nil {
+		a.lent.Close()
+	}
+	a.lent = f
+	return f
 }
 
 // Memory hands out the memory file of a kernel that is stopped for good.

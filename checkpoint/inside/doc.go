@@ -11,9 +11,11 @@
 //
 // # Pages that come later
 //
-// A kernel that was told which pages are missing (post-copy) outlives its pager: it
+// A kernel that was told which pages are missing (post-copy) runs before they have
+// come: it keeps their frames, its accesses to them wait, and the pager brings them in an
+// order of its own, what somebody waits for first. See arrivals. It outlives its pager: it
 // waits until the next one attaches, and tells that what is left. It has one pager
-// at a time, and no page is given to it twice.
+// at a time, and no page is placed twice.
 //
 // # The stop
 //

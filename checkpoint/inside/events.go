@@ -16,8 +16,8 @@ import (
 // The events of a stop go to the pager as they happen, as records of RangeBytes,
 // two little-endian numbers each. The first says that the tasks are paused and
 // the gates shut, and how many nanoseconds that took (and 0). Those after it are
-// what is dirty since the last collection, as first byte and end, up to the end
-// of the stream; or the one record UnknownDirty, where nothing tracks.
+// what is dirty since the last collection, as first byte and end, or the one record
+// UnknownDirty, where nothing tracks. The last record is two zeros.
 
 // UnknownDirty in both numbers says that every page may be dirty.
 const UnknownDirty = math.MaxUint64
@@ -43,13 +43,14 @@ func (e *stopEvents) collect() {
 	set, _, err := e.tracker.CollectLast()
 	if err != nil {
 		log.Infof("dirty pages of the stop are not known: %v", err)
-		e.file.Write(eventRecord(UnknownDirty, UnknownDirty))
+		e.file.Write(append(eventRecord(UnknownDirty, UnknownDirty), eventRecord(0, 0)...))
 		return
 	}
 	out := bufio.NewWriterSize(writerOnly{e.file}, 64<<10)
 	for start, end := range set.Ranges() {
 		out.Write(eventRecord(start*dirtyPageBytes, end*dirtyPageBytes))
 	}
+	out.Write(eventRecord(0, 0))
 	out.Flush()
 }
 

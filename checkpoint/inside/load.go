@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +13,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/checkpoint"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/pgalloc"
+	"gvisor.dev/gvisor/pkg/sentry/state/stateio"
 	stime "gvisor.dev/gvisor/pkg/sentry/time"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 	"gvisor.dev/gvisor/pkg/timing"
@@ -27,8 +27,8 @@ const LoadFiles = 3
 
 // Load makes a kernel out of a saved one. It is boot.Hooks.Load.
 //
-// It returns once the kernel could run; pages that it has not asked for yet
-// keep coming in the background, and a task that needs one waits for it. If the
+// It returns once the kernel could run; pages keep coming in the background, and
+// a task that needs one waits for it. If the
 // pager of a restore goes away before the last page, the process ends: a sandbox
 // with holes in its memory must not run, and the image still has everything.
 // After post-copy it waits for the next pager instead.
@@ -42,11 +42,11 @@ func Load(l *boot.Loading) (*kernel.Kernel, error) {
 		if whole, err = standBy(l, l.Files[LoadFiles]); err != nil {
 			return nil, err
 		}
+		warmHeap()
 	}
 	state, metadata, pages := l.Files[0], l.Files[1], l.Files[2]
 	defer state.Close()
-	reader := newPageReader(pages, standby, whole, l.Charge)
-	arriving.Store(reader)
+	reader, missing := newReader(l, pages, standby, whole)
 	loader := kernel.NewAsyncMFLoader(bufferedReader(metadata), reader, l.MemoryFile, nil)
 
 	k := &kernel.Kernel{Platform: l.Platform}
@@ -57,8 +57,6 @@ func Load(l *boot.Loading) (*kernel.Kernel, error) {
 		pgalloc.CtxMemoryFileMap:      privateFiles,
 	})
 	loader.KickoffPrivate(privateFiles)
-	// A collection now would lengthen the time in which nothing runs.
-	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	timer := timing.New("load", time.Now())
 	err := k.LoadFrom(ctx, bufio.NewReaderSize(state, 64<<10), loader, nil, l.Stack,
 		stime.NewCalibratedClocks(), &vfs.CompleteRestoreOptions{}, timer.Fork("kernel"))
@@ -68,14 +66,41 @@ func Load(l *boot.Loading) (*kernel.Kernel, error) {
 	if err := loader.WaitMetadata(); err != nil {
 		return nil, fmt.Errorf("load memory metadata: %w", err)
 	}
+	if missing != nil {
+		if err := missing.prepared(); err != nil {
+			return nil, fmt.Errorf("prepare for memory that is missing: %w", err)
+		}
+		if l.Charge != nil && l.Trap == nil {
+			go missing.chargeMissing(l.Charge)
+		}
+	}
 	go func() {
 		if err := loader.Wait(); err != nil {
 			log.Warningf("a page did not arrive, the sandbox ends: %v", err)
 			os.Exit(128 + int(unix.SIGKILL))
 		}
-		l.Loaded()
+		if missing == nil || missing.left() == 0 {
+			l.Loaded() // else that is called when the last page has come
+		}
 	}()
 	return k, nil
+}
+
+// newReader makes what the kernel gets its pages from, which owns the socket; missing is the same for a
+// standby whose pages may come after its start, else nil.
+func newReader(l *boot.Loading, socket *os.File, standby, whole bool) (_ stateio.AsyncReader, missing *arrivals) {
+	if standby && !whole {
+		missing = newArrivals(socket, l.MemoryFile, l.Trap, l.Arriving, l.Loaded)
+		arriving.Store(missing)
+		return missing, missing
+	}
+	if l.Trap != nil {
+		l.Trap.Close()
+	}
+	if standby {
+		arriving.Store(&arrivals{over: true}) // who asks what is left is told that nothing is
+	}
+	return newPageReader(socket, standby, l.Charge), nil
 }
 
 // bufferedReader collects the small reads of the state decoder.

@@ -124,7 +124,8 @@ type ResetArgs struct {
 // byte and an end, little endian. The memory up to InlineBytes is different: the
 // page through which the guest reads the time lies there, and it changes again
 // as soon as the save is over. A record that lies below InlineBytes is followed
-// by the bytes themselves, and none lies across it.
+// by the bytes themselves, and none lies across it. The last record is two zeros: the
+// end of the stream itself comes only after the save.
 const (
 	RangeBytes  = 16
 	InlineBytes = 64 << 10

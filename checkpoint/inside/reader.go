@@ -1,7 +1,6 @@
 package inside
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,26 +13,30 @@ import (
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/sentry/memmap"
 	"gvisor.dev/gvisor/pkg/sentry/state/stateio"
-
-	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
 
-// Page requests, on a stream socket between the sandbox (asks) and the pager
-// (places the pages in the memory file, then answers). All numbers are little
-// endian.
+// Page requests, on a stream socket between the sandbox and the pager. All numbers are little
+// endian. A kernel that comes from an image asks (the pager places the pages in the memory
+// file, then answers):
 //
 //	request  id u32, count u32, count × (first byte u64, end u64)
 //	answer   id u32, 0 u32
 //
-// Two more answers belong to no request. They say which pages are in their
-// place, so that only the others are asked for; a standby asks for nothing
-// before one of them has come:
+// A standby asks for nothing before it was told which pages are in their place, by an
+// answer to no request:
 //
 //	AnswerAll      u32, 0 u32: all
 //	AnswerMissing  u32, count u32, count × (first byte u64, end u64): all others
 //
-// A kernel that was told one of them ends with a request RequestDone, without
-// ranges, when it has every page.
+// The pager then brings what is missing, in an order of its own, and these are all that is
+// said:
+//
+//	RequestMapped  u32, 1 u32, the addresses (first u64, end u64) at which the memory
+//	               file is mapped: the kernel has a trap, and accesses to missing pages are
+//	               seen there (package faults). Nothing is placed before
+//	RequestNeed    u32, count u32, count × (first byte u64, end u64): somebody waits for these
+//	AnswerPlaced   u32, count u32, count × (first byte u64, end u64): these are in their place
+//	RequestDone    u32, 0 u32: the kernel has every page
 //
 // The pager never answers with an error. When pages cannot be had it ends the
 // connection, and the kernel ends; but for one that was told AnswerMissing,
@@ -47,27 +50,30 @@ const (
 	// MaxRequestBytes bounds the memory that one request asks for: who waits for a
 	// page waits for no more than that.
 	MaxRequestBytes = 128 << 10
-	// wholeBytes bounds it where nobody waits, since all pages are there before
-	// the kernel runs: a standby that was told so takes no AnswerMissing. The kernel's work for a request would otherwise lengthen
-	// the stop with the size of its memory.
+	// wholeBytes bounds it where nobody waits for a request: all pages are there before
+	// the kernel runs, or accesses are trapped. The kernel's work for a request would otherwise
+	// lengthen the stop with the size of its memory.
 	wholeBytes = 1 << 30
 	// MaxRequests bounds the requests under way at once.
 	MaxRequests = 4
 	// MaxMissingRanges bounds the ranges of AnswerMissing.
 	MaxMissingRanges = 4 << 20
-	// AnswerAll and AnswerMissing are the ids of answers to no request.
+	// AnswerAll, AnswerMissing and AnswerPlaced are the ids of answers to no request.
 	AnswerAll     = 1<<32 - 1
 	AnswerMissing = 1<<32 - 2
-	// RequestDone is the id of a kernel's last request.
-	RequestDone = 1<<32 - 1
+	AnswerPlaced  = 1<<32 - 3
+	// RequestDone, RequestMapped and RequestNeed are the ids of requests without answers.
+	RequestDone   = 1<<32 - 1
+	RequestMapped = 1<<32 - 2
+	RequestNeed   = 1<<32 - 3
 )
 
 // pageReader is a stateio.AsyncReader that reads no page: it asks the pager to
 // place each range in the memory file.
 type pageReader struct {
-	// whole says that all pages come at once, by AnswerAll. It forbids
-	// AnswerMissing: its requests are too large to wait for.
-	whole bool
+	// standby says that all pages come at once, by AnswerAll, and that nothing is
+	// asked for.
+	standby bool
 	// charge allocates memory before a pager places pages there; nil: it need not.
 	charge func(start, end uint64) error
 
@@ -81,14 +87,8 @@ type pageReader struct {
 	// under way.
 	asked [MaxRequests]askedPages
 	done  []stateio.Completion
-	// held: the pager has not said yet what is missing, and will.
-	held bool
-	// missing are the pages that are not in their place; nil where any may be.
-	missing *pages.Set
-	// lasting: the loss of the pager is no error.
-	lasting bool
-	closed  bool
-	err     error
+	all   bool // every page is in its place
+	err   error
 }
 
 // askedPages is one request of the kernel.
@@ -97,10 +97,10 @@ type askedPages struct {
 	ranges []memmap.FileRange
 }
 
-// newPageReader makes a reader. With standby, the pager says what is missing
-// before anything is asked for, and with whole that is nothing. charge may be nil.
-func newPageReader(socket *os.File, standby, whole bool, charge func(start, end uint64) error) *pageReader {
-	r := &pageReader{socket: socket, held: standby, whole: whole, charge: charge}
+// newPageReader makes a reader for a kernel whose pages come from an image or, with
+// standby, are all in their place before it runs. charge may be nil.
+func newPageReader(socket *os.File, standby bool, charge func(start, end uint64) error) *pageReader {
+	r := &pageReader{socket: socket, standby: standby, charge: charge}
 	r.cond.L = &r.mu
 	go r.receive(socket)
 	return r
@@ -111,15 +111,10 @@ func newPageReader(socket *os.File, standby, whole bool, charge func(start, end 
 func (r *pageReader) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.closed = true
 	socket := r.socket
 	r.socket = nil
 	if socket == nil {
 		return nil
-	}
-	if r.err == nil && r.missing != nil {
-		// Where it does not arrive, the next pager is told.
-		socket.Write(binary.LittleEndian.AppendUint64(nil, RequestDone))
 	}
 	return hangUp(socket)
 }
@@ -132,7 +127,7 @@ func hangUp(socket *os.File) error {
 
 // MaxReadBytes implements stateio.AsyncReader.MaxReadBytes.
 func (r *pageReader) MaxReadBytes() uint64 {
-	if r.whole {
+	if r.standby {
 		return wholeBytes
 	}
 	return MaxRequestBytes
@@ -166,20 +161,18 @@ func (r *pageReader) AddReadv(id int, _ int64, total uint64, _ stateio.Destinati
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked[id] = askedPages{bytes: total, ranges: slices.Clone(ranges)}
-	if !r.held {
-		r.ask(id)
-	}
+	r.ask(id)
 }
 
 // ask completes a request of which nothing is missing, and hands any other on
-// to the pager, if there is one. The caller holds mu.
+// to the pager. The caller holds mu.
 func (r *pageReader) ask(id int) {
 	ranges := r.asked[id].ranges
-	if !r.lacks(ranges) {
+	if r.all {
 		r.complete(id)
 		return
 	}
-	if r.socket == nil {
+	if r.standby || r.socket == nil {
 		return
 	}
 	request := make([]byte, 0, RequestHeaderBytes+len(ranges)*RangeBytes)
@@ -200,29 +193,10 @@ func (r *pageReader) ask(id int) {
 	}
 }
 
-// lacks says whether a page of some ranges may be missing. The caller holds mu.
-func (r *pageReader) lacks(ranges []memmap.FileRange) bool {
-	if r.missing == nil {
-		return true
-	}
-	for _, fr := range ranges {
-		for range r.missing.RangesWithin(fr.Start/pages.PageSize, fr.End/pages.PageSize) {
-			return true
-		}
-	}
-	return false
-}
-
 // complete gives the kernel the pages of a request. The caller holds mu.
 func (r *pageReader) complete(id int) {
-	asked := r.asked[id]
+	r.done = append(r.done, stateio.Completion{ID: id, N: r.asked[id].bytes})
 	r.asked[id] = askedPages{}
-	if r.missing != nil {
-		for _, fr := range asked.ranges {
-			r.missing.RemoveRange(fr.Start/pages.PageSize, fr.End/pages.PageSize)
-		}
-	}
-	r.done = append(r.done, stateio.Completion{ID: id, N: asked.bytes})
 	r.cond.Signal()
 }
 
@@ -240,10 +214,8 @@ func (r *pageReader) Wait(cs []stateio.Completion, minCompletions int) ([]statei
 
 // receive takes in a pager's answers until the connection ends.
 func (r *pageReader) receive(socket *os.File) {
-	// What is missing comes in many small pieces, in the stop.
-	buffered := bufio.NewReaderSize(socket, 64<<10)
 	for {
-		err := r.answer(buffered)
+		err := r.answer(socket)
 		if err != nil {
 			r.mu.Lock()
 			r.lose(socket, err)
@@ -259,19 +231,20 @@ func (r *pageReader) answer(socket io.Reader) error {
 	if _, err := io.ReadFull(socket, header[:]); err != nil {
 		return errors.New("pager went away")
 	}
-	id, count := binary.LittleEndian.Uint32(header[:4]), binary.LittleEndian.Uint32(header[4:])
-	missing := &pages.Set{}
-	if id == AnswerMissing {
-		if err := readMissing(socket, count, missing); err != nil {
-			return err
-		}
-	}
+	id := binary.LittleEndian.Uint32(header[:4])
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case id == AnswerAll || id == AnswerMissing:
-		return r.learn(missing)
-	case id >= MaxRequests || len(r.asked[id].ranges) == 0:
+	case r.standby && id == AnswerAll:
+		r.all = true
+		for id := range r.asked {
+			if len(r.asked[id].ranges) > 0 {
+				r.complete(id)
+			}
+		}
+	case r.standby && id == AnswerMissing:
+		return errors.New("pager says that pages are missing, after it said that none would be")
+	case r.standby || id >= MaxRequests || len(r.asked[id].ranges) == 0:
 		return fmt.Errorf("pager answered request %d, which was never made", id)
 	default:
 		r.complete(int(id))
@@ -279,47 +252,7 @@ func (r *pageReader) answer(socket io.Reader) error {
 	return nil
 }
 
-// readMissing reads the ranges of AnswerMissing.
-func readMissing(socket io.Reader, count uint32, missing *pages.Set) error {
-	if count > MaxMissingRanges {
-		return fmt.Errorf("pager names %d missing ranges, at most %d", count, MaxMissingRanges)
-	}
-	var record [RangeBytes]byte
-	for range count {
-		if _, err := io.ReadFull(socket, record[:]); err != nil {
-			return errors.New("pager went away")
-		}
-		start, end := binary.LittleEndian.Uint64(record[:])/pages.PageSize, binary.LittleEndian.Uint64(record[8:])/pages.PageSize
-		if start >= end || end > pages.MaxPages {
-			return fmt.Errorf("pager names missing pages %d to %d", start, end)
-		}
-		missing.AddRange(start, end)
-	}
-	return nil
-}
-
-// learn takes in what is missing, and goes on with the requests that waited for
-// that. The caller holds mu.
-func (r *pageReader) learn(missing *pages.Set) error {
-	if r.whole && !missing.Empty() {
-		return fmt.Errorf("pager says that %d pages are missing, after it said that none would be", missing.Count())
-	}
-	r.missing, r.held = missing, false
-	r.lasting = !missing.Empty()
-	r.askAgain()
-	return nil
-}
-
-// askAgain goes on with every request under way. The caller holds mu.
-func (r *pageReader) askAgain() {
-	for id := range r.asked {
-		if len(r.asked[id].ranges) > 0 {
-			r.ask(id)
-		}
-	}
-}
-
-// lose notes the loss of a pager: an error, or a wait for the next. The caller
+// lose notes the loss of a pager, which is an error as long as it is needed. The caller
 // holds mu.
 func (r *pageReader) lose(socket *os.File, err error) {
 	if r.socket != socket {
@@ -327,7 +260,7 @@ func (r *pageReader) lose(socket *os.File, err error) {
 	}
 	r.socket = nil
 	hangUp(socket)
-	if !r.lasting && r.err == nil && (r.missing == nil || !r.missing.Empty()) {
+	if r.err == nil && !r.all {
 		r.err = err
 		r.cond.Broadcast()
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/sentry/memmap"
+	"gvisor.dev/gvisor/pkg/sentry/state/stateio"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
@@ -70,13 +71,13 @@ func (p fakePager) wantRequest(id uint32, ranges ...[2]uint64) {
 	}
 }
 
-func read(r *pageReader, id int, start, end uint64) {
+func read(r stateio.AsyncReader, id int, start, end uint64) {
 	fr := memmap.FileRange{Start: start * pages.PageSize, End: end * pages.PageSize}
 	r.AddRead(id, 0, int32(3), fr, nil)
 }
 
 // wantDone waits for one completion.
-func wantDone(t *testing.T, r *pageReader, id int) {
+func wantDone(t *testing.T, r stateio.AsyncReader, id int) {
 	t.Helper()
 	done, err := r.Wait(nil, 1)
 	if err != nil || len(done) != 1 || done[0].ID != id {
@@ -84,91 +85,39 @@ func wantDone(t *testing.T, r *pageReader, id int) {
 	}
 }
 
-// A standby asks for nothing before it knows what is missing, and then only for that.
-func TestReaderAsksForWhatIsMissing(t *testing.T) {
+// A kernel that comes from an image asks for its pages, and has each when that is answered.
+func TestReaderAsks(t *testing.T) {
 	pager, socket := newFakePager(t)
-	r := newPageReader(socket, true, false, nil)
+	r := newPageReader(socket, false, nil)
 	read(r, 0, 0, 10)
-	read(r, 1, 10, 20)
-	pager.say(AnswerMissing, [2]uint64{15, 16}, [2]uint64{30, 40})
-	wantDone(t, r, 0)
-	pager.wantRequest(1, [2]uint64{10, 20})
-	pager.say(1)
-	wantDone(t, r, 1)
-	read(r, 0, 10, 30) // 15 has come
-	wantDone(t, r, 0)
-	if left := r.left(); left != 10 {
-		t.Errorf("%d pages are left, want 10", left)
-	}
-	if err := r.Close(); err != nil {
-		t.Fatal(err)
-	}
-	pager.wantRequest(RequestDone)
-	if left := r.left(); left != 0 {
-		t.Errorf("%d pages are left of a kernel that has all", left)
-	}
-}
-
-// A kernel that lost its pager waits for the next, and asks that again. It never has two.
-func TestReaderOutlivesItsPager(t *testing.T) {
-	first, socket := newFakePager(t)
-	r := newPageReader(socket, true, false, nil)
-	first.say(AnswerMissing, [2]uint64{0, 100})
-	read(r, 2, 0, 10)
-	first.wantRequest(2, [2]uint64{0, 10})
-	first.say(2)
+	read(r, 2, 10, 20)
+	pager.wantRequest(0, [2]uint64{0, 10})
+	pager.wantRequest(2, [2]uint64{10, 20})
+	pager.say(2)
 	wantDone(t, r, 2)
-	read(r, 3, 50, 60)
-	first.wantRequest(3, [2]uint64{50, 60})
-
-	_, theirs := newFakePager(t)
-	if _, err := r.attach(theirs); err == nil {
-		t.Fatal("a second pager was taken while there is one")
-	}
-	first.socket.Close()
-	var second fakePager
-	var left [][2]uint64
-	for {
-		var err error
-		second, theirs = newFakePager(t)
-		if left, err = r.attach(theirs); err == nil {
-			break
-		}
-	}
-	if want := [][2]uint64{{10, 100}}; !slices.Equal(left, want) {
-		t.Errorf("left: %v, want %v", left, want)
-	}
-	second.wantRequest(3, [2]uint64{50, 60})
-	second.say(3)
-	wantDone(t, r, 3)
+	pager.say(0)
+	wantDone(t, r, 0)
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, theirs = newFakePager(t)
-	if left, err := r.attach(theirs); err != nil || len(left) != 0 {
-		t.Errorf("a kernel that has all lacks %v, %v", left, err)
-	}
 }
 
-// Where pages come from an image, or what is missing is not known yet, the loss of the pager is an error; where nothing is missing, it is
-// of no interest.
+// The loss of the pager is an error, but for a standby that has everything.
 func TestReaderWithoutPager(t *testing.T) {
 	for name, standby := range map[string]bool{"image": false, "standby": true} {
 		pager, socket := newFakePager(t)
-		r := newPageReader(socket, standby, false, nil)
+		r := newPageReader(socket, standby, nil)
 		read(r, 0, 0, 10)
 		pager.socket.Close()
 		if _, err := r.Wait(nil, 1); err == nil {
 			t.Errorf("%s: the loss of the pager was not noticed", name)
 		}
-		_, theirs := newFakePager(t)
-		if _, err := r.attach(theirs); err == nil {
-			t.Errorf("%s: another pager was taken", name)
-		}
 	}
 	pager, socket := newFakePager(t)
-	r := newPageReader(socket, true, false, nil)
+	r := newPageReader(socket, true, nil)
+	read(r, 1, 10, 20)
 	pager.say(AnswerAll)
+	wantDone(t, r, 1)
 	pager.socket.Close()
 	read(r, 0, 0, 10)
 	wantDone(t, r, 0)
@@ -178,7 +127,7 @@ func TestReaderWithoutPager(t *testing.T) {
 func TestReaderRefusesAnswers(t *testing.T) {
 	for name, answer := range map[string]uint32{"never made": 1, "no such": MaxRequests} {
 		pager, socket := newFakePager(t)
-		r := newPageReader(socket, false, false, nil)
+		r := newPageReader(socket, false, nil)
 		read(r, 0, 0, 10)
 		pager.wantRequest(0, [2]uint64{0, 10})
 		pager.say(answer)
@@ -186,20 +135,13 @@ func TestReaderRefusesAnswers(t *testing.T) {
 			t.Errorf("%s: it was taken", name)
 		}
 	}
-	pager, socket := newFakePager(t)
-	whole := newPageReader(socket, true, true, nil)
-	read(whole, 0, 0, 10)
-	pager.say(AnswerMissing, [2]uint64{0, 10})
-	if _, err := whole.Wait(nil, 1); err == nil {
-		t.Error("missing pages were taken where none may be")
-	}
-	for name, r := range map[string][2]uint64{"backwards": {5, 4}, "beyond all memory": {0, pages.MaxPages + 1}} {
+	for name, answer := range map[string]uint32{"missing pages": AnswerMissing, "a request": 0} {
 		pager, socket := newFakePager(t)
-		reader := newPageReader(socket, true, false, nil)
-		read(reader, 0, 0, 10)
-		pager.say(AnswerMissing, r)
-		if _, err := reader.Wait(nil, 1); err == nil {
-			t.Errorf("missing pages %s were taken", name)
+		whole := newPageReader(socket, true, nil)
+		read(whole, 0, 0, 10)
+		pager.say(answer)
+		if _, err := whole.Wait(nil, 1); err == nil {
+			t.Errorf("an answer about %s was taken where all pages come at once", name)
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -31,10 +30,10 @@ func Services(s *boot.Sandbox) []any { return []any{&Checkpoint{s: s}} }
 
 // stop is a stop under way: tasks are paused and gates shut.
 type stop struct {
-	from      boot.Phase // the phase to go back to
-	lifeline  *os.File
-	gcPercent int
-	gone      chan struct{} // closed when lifeline has ended
+	from     boot.Phase // the phase to go back to
+	lifeline *os.File
+	collect  func()        // lets garbage be collected again
+	gone     chan struct{} // closed when lifeline has ended
 
 	// Guarded by Checkpoint.mu.
 	armed     bool // the end of lifeline resumes
@@ -183,7 +182,7 @@ func (c *Checkpoint) claim(lifeline *os.File) (*stop, error) {
 	}
 	// A collection in the stop would lengthen it.
 	c.stop = &stop{
-		from: from, lifeline: lifeline, gcPercent: debug.SetGCPercent(-1),
+		from: from, lifeline: lifeline, collect: boot.HoldCollections(),
 		armed: true, saving: true, gone: make(chan struct{}),
 	}
 	return c.stop, nil
@@ -211,7 +210,7 @@ func (c *Checkpoint) pause(st *stop) error {
 	c.stop = nil
 	c.s.Enter(boot.PhaseSaving, st.from)
 	k.Unpause()
-	debug.SetGCPercent(st.gcPercent)
+	st.collect()
 	st.lifeline.Close()
 	return errors.New("tasks did not stop: one may be stuck in the kernel")
 }
@@ -273,7 +272,7 @@ func (c *Checkpoint) resumeLocked(st *stop) {
 	c.s.Enter(boot.PhaseSaving, st.from)
 	k.Unpause()
 	network.Resume(c.s.Network())
-	debug.SetGCPercent(st.gcPercent)
+	st.collect()
 	st.lifeline.Close()
 }
 

@@ -138,7 +138,10 @@ func (w *referenceWriter) Wait(cs []stateio.Completion, _ int) ([]stateio.Comple
 }
 
 // Finalize implements stateio.AsyncWriter.Finalize.
-func (w *referenceWriter) Finalize() error { return w.out.Flush() }
+func (w *referenceWriter) Finalize() error {
+	w.record(0, 0)
+	return w.out.Flush()
+}
 
 // bufferedFile collects the small writes of the state encoder.
 type bufferedFile struct {

@@ -58,6 +58,7 @@ func TestInlinePages(t *testing.T) {
 	add(InlineBytes-pageBytes, InlineBytes, 2)
 	add(InlineBytes, InlineBytes+3*pageBytes)
 	add(4*pageBytes, 5*pageBytes, 6)
+	add(0, 0)
 	if got := <-received; !bytes.Equal(got, want) {
 		t.Errorf("%d bytes were written that differ from the %d wanted", len(got), len(want))
 	}

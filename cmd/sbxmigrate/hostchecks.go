@@ -19,6 +19,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 )
 
 // hostChecks are the checks, those first on which others build.
@@ -50,6 +51,7 @@ func hostChecks() []check {
 		{"userfaultfd WP_ASYNC", false, track(tracking.UserfaultfdWPAsync), scanOnly},
 		{"PAGEMAP_SCAN", false, track(tracking.PagemapScan), scanOnly},
 		{"userfaultfd minor faults", false, track(tracking.UserfaultfdMinor), scanOnly},
+		{"/dev/userfaultfd", false, probeFaults, "after post-copy, a system call waits until most of a program's memory has come"},
 	}
 }
 
@@ -98,6 +100,11 @@ func probeNamespace(flags uintptr) func(context.Context) (string, error) {
 		}
 		return "can be made", nil
 	}
+}
+
+// probeFaults asks for what makes accesses wait for memory that has not come.
+func probeFaults(context.Context) (string, error) {
+	return "works", faults.Detect()
 }
 
 func probeSealing(context.Context) (string, error) {

@@ -18,7 +18,7 @@ import (
 func run(args []string) int {
 	// What gVisor's libraries say by the way is not for users.
 	log.SetLevel(log.Warning)
-	defer spare.Discard()
+	defer spare.DiscardAll()
 	c := &cli{stdout: os.Stdout, stderr: os.Stderr}
 	root := newRootCommand(c)
 	root.SetArgs(runcSpelling(args))

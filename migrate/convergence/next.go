@@ -96,6 +96,7 @@ type Reason string
 const (
 	ReasonConverged  Reason = "converged"   // stop: the predicted downtime is allowed
 	ReasonImproving  Reason = "improving"   // round: the stop could come, and gets shorter still
+	ReasonLast       Reason = "last"        // round: the stop comes after it, without another look
 	ReasonOverBudget Reason = "over_budget" // round: the stop would be too long
 	ReasonStalled    Reason = "stalled"     // no progress in StallRounds rounds
 	ReasonTimeout    Reason = "timeout"

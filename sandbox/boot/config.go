@@ -73,6 +73,7 @@ type FileLayout struct {
 	Packet    int `json:"packet"`    // in order of Network.Links
 	Load      int `json:"load"`      // for Hooks.Load
 	Terminals int `json:"terminals"` // in order of RestoreConfig.Terminals
+	Faults    int `json:"faults"`    // 1 where memory may come after the start
 }
 
 // Files are the descriptors that a sandbox process is handed. The process owns
@@ -91,12 +92,15 @@ type Files struct {
 	Packet    []*os.File
 	Load      []*os.File
 	Terminals []*os.File
+	// Faults is at most one, the device that makes a trap for memory that comes
+	// after the start, see package faults.
+	Faults []*os.File
 }
 
 // List returns the files in the order in which they are handed over.
 func (f *Files) List() []*os.File {
 	list := []*os.File{f.Log, f.Config, f.Ready, f.Exit, f.Control, f.Memory}
-	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load, f.Terminals} {
+	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load, f.Terminals, f.Faults} {
 		list = append(list, group...)
 	}
 	return list
@@ -104,7 +108,7 @@ func (f *Files) List() []*os.File {
 
 // Layout returns the counts that let the child take List apart again.
 func (f *Files) Layout() FileLayout {
-	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load), len(f.Terminals)}
+	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load), len(f.Terminals), len(f.Faults)}
 }
 
 // filesWithoutGroup is how many files come before the groups that FileLayout
@@ -125,7 +129,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	}
 	list = list[filesWithoutGroup:]
 	l := cfg.Files
-	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load + l.Terminals; len(list) != want {
+	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load + l.Terminals + l.Faults; len(list) != want {
 		return nil, files, fmt.Errorf("sandbox process was handed %d files beside its own, configuration counts %d", len(list), want)
 	}
 	group := func(n int) []*os.File {
@@ -139,6 +143,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	files.Packet = group(l.Packet)
 	files.Load = group(l.Load)
 	files.Terminals = group(l.Terminals)
+	files.Faults = group(l.Faults)
 	return cfg, files, nil
 }
 
@@ -172,7 +177,7 @@ func (c *Config) validate() error {
 		return err
 	}
 	l := c.Files
-	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load, l.Terminals} {
+	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load, l.Terminals, l.Faults} {
 		if n < 0 || n > maxFilesEach {
 			return fmt.Errorf("sandbox configuration counts %d descriptors in one group, limit is %d", n, maxFilesEach)
 		}
@@ -190,6 +195,9 @@ func (c *Config) validate() error {
 	}
 	if l.Terminals != terminals {
 		return fmt.Errorf("sandbox configuration has %d terminals for %d sessions", l.Terminals, terminals)
+	}
+	if l.Faults > 1 {
+		return fmt.Errorf("sandbox configuration has %d devices for page faults, want one at most", l.Faults)
 	}
 	if n := len(c.Mounts.GoferMounts()); l.Gofer != n {
 		return fmt.Errorf("sandbox configuration has %d gofer sockets for %d gofer-served mounts", l.Gofer, n)

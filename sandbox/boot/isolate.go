@@ -6,15 +6,13 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // mapsPath is the one file that systrap reads by path when it starts: it looks
 // for free space in its own address space.
 const mapsPath = "/proc/self/maps"
-
-// lastCapability bounds the walk over the capability bounding set; the kernel
-// answers EINVAL behind its own last one.
-const lastCapability = 63
 
 // isolation is the file-system side of leaving the host: an empty root that
 // still shows mapsPath until seal.
@@ -76,14 +74,8 @@ func (*isolation) seal() error {
 // dropCapabilities empties all five capability sets of all threads and forbids
 // gaining any by exec.
 func dropCapabilities() error {
-	for c := uintptr(0); c <= lastCapability; c++ {
-		_, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0)
-		if errno == unix.EINVAL {
-			break
-		}
-		if errno != 0 {
-			return fmt.Errorf("drop capability %d from the bounding set: %w", c, errno)
-		}
+	if err := spare.LimitBoundingSet(0); err != nil {
+		return err
 	}
 	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0); errno != 0 {
 		return fmt.Errorf("clear ambient capabilities: %w", errno)

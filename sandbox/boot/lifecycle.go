@@ -185,6 +185,7 @@ func (s *Sandbox) start() error {
 		}
 		network.Resume(stack, gates)
 		go resetPeers(stack, s.resets())
+		garbage.collectLater()
 	}
 	close(s.started)
 	s.Enter(phaseStarting, PhaseRunning)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/control/server"
@@ -33,15 +32,15 @@ type Hooks struct {
 // container.
 const exitFailed = 1
 
-// gcPercent is Go's own default. Until it has booted the process collects no
-// garbage: what is allocated by then is needed.
-const gcPercent = 100
-
 // Main is the body of a sandbox process. It returns the status to exit with.
 func Main(hooks Hooks) int {
 	platform := ""
 	if len(os.Args) > platformArg {
 		platform = os.Args[platformArg]
+	}
+	if err := spare.Check(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
 	}
 	h, hostErr := prepare(platform)
 	list, err := spare.Receive()
@@ -57,7 +56,11 @@ func Main(hooks Hooks) int {
 	if err = errors.Join(hostErr, err); err == nil {
 		s, err = open(h, cfg, files, hooks)
 	}
-	debug.SetGCPercent(gcPercent)
+	if err == nil && cfg.Restore != nil {
+		garbage.bound(restingBytes)
+	} else {
+		garbage.release()
+	}
 	report := Report{}
 	if err != nil {
 		report.Error = err.Error()
@@ -141,13 +144,14 @@ func open(h *prepared, cfg *Config, files *Files, hooks Hooks) (*Sandbox, error)
 	if err != nil {
 		return nil, fmt.Errorf("serve control socket: %w", err)
 	}
+	trap := openTrap(files.Faults, s.platform)
 	// From here on the gofer answers, a saved state is read, and in the end
 	// guest code runs.
 	if err := installSeccomp(filterParts{h.platform, files.Control.Fd(), h.descriptors}); err != nil {
 		return nil, err
 	}
 	if cfg.Restore != nil {
-		err = s.load(files, hooks.Load)
+		err = s.load(files, trap, hooks.Load)
 	} else {
 		err = s.build(files)
 	}

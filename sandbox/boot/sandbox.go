@@ -23,6 +23,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
@@ -37,9 +38,11 @@ type Sandbox struct {
 	gates    *network.Gates
 	streams  streams
 
-	phase   atomic.Pointer[Phase]
-	started chan struct{} // closed once the tasks run
-	ended   chan struct{} // closed once the container's first process has ended
+	phase atomic.Pointer[Phase]
+	// arriving: memory is still to come, see arriving.go.
+	arriving atomic.Bool
+	started  chan struct{} // closed once the tasks run
+	ended    chan struct{} // closed once the container's first process has ended
 
 	// terminalFD is the container's terminal on the host, -1 if it has none.
 	terminalFD int
@@ -152,6 +155,8 @@ func (s *Sandbox) newSession() string {
 // build makes a new kernel with the container's first process in it, not yet
 // running. The error names the part of the spec that is at fault.
 func (s *Sandbox) build(files *Files) error {
+	// For the first process. What is made too late is there for the second.
+	go s.prewarmOne()
 	packetFDs, err := releaseAll(files.Packet)
 	if err != nil {
 		return err
@@ -312,6 +317,12 @@ type Loading struct {
 	Charge func(start, end uint64) error
 	// Gates hold what arrives until the sandbox is started.
 	Gates *network.Gates
+	// Trap makes the kernel's own accesses wait for memory that comes after the start;
+	// nil where it cannot. It is owned by Load.
+	Trap *faults.Trap
+	// Arriving must be called before the kernel could run, if there is a Trap and memory is
+	// missing: await returns when pages [start, end) are there.
+	Arriving func(await func(start, end uint64))
 	// Loaded must be called once the last page has arrived, if the kernel could
 	// run before that.
 	Loaded func()
@@ -321,7 +332,7 @@ type Loading struct {
 }
 
 // load makes a kernel out of a saved one. Its tasks do not run yet.
-func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)) error {
+func (s *Sandbox) load(files *Files, trap *faults.Trap, load func(*Loading) (*kernel.Kernel, error)) error {
 	packetFDs, err := releaseAll(files.Packet)
 	if err != nil {
 		return err
@@ -365,7 +376,8 @@ func (s *Sandbox) load(files *Files, load func(*Loading) (*kernel.Kernel, error)
 	}
 	s.kernel, err = load(&Loading{
 		Charge: charge, Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load, Gates: s.gates,
-		Loaded:  func() { s.platform.SetMapUnit(0) },
+		Trap: trap, Arriving: s.beginArriving,
+		Loaded:  s.endArriving,
 		Abandon: s.abandon,
 	})
 	if err == nil {
@@ -430,6 +442,13 @@ func (s *Sandbox) resets() []network.Fate {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cfg.Restore.Resets
+}
+
+// prewarmOne makes an address space beside the kernel that will need it.
+func (s *Sandbox) prewarmOne() {
+	if err := s.platform.Prewarm(1); err != nil {
+		log.Warningf("%v", err) // the kernel then makes its own, or fails with a better reason
+	}
 }
 
 // abandon ends a sandbox that was never started.

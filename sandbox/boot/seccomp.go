@@ -14,6 +14,7 @@ import (
 	"gvisor.dev/gvisor/runsc/boot/filter/config"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 )
 
 // A sandbox process is under gVisor's own filter for a sentry: the system
@@ -81,8 +82,8 @@ func installSeccomp(p filterParts) error {
 // key holds all that a compiled filter depends on, but for the code.
 func (p filterParts) key() string {
 	info := p.platform.SeccompInfo()
-	return fmt.Sprintf("%s %s control=%d tracking=%v pid=%d vars=%v",
-		runtime.GOARCH, info.ConfigKey(), p.controlFD, p.tracking, unix.Getpid(), info.Variables())
+	return fmt.Sprintf("%s %s control=%d tracking=%v trap=%d pid=%d vars=%v",
+		runtime.GOARCH, info.ConfigKey(), p.controlFD, p.tracking, trapFD, unix.Getpid(), info.Variables())
 }
 
 func (p filterParts) compile() (*compiledFilter, error) {
@@ -90,6 +91,7 @@ func (p filterParts) compile() (*compiledFilter, error) {
 	rules, deny := config.Rules(opts)
 	rules.Merge(ownSyscalls())
 	rules.Merge(p.tracking.SeccompRules())
+	rules.Merge(faults.SeccompRules(trapFD))
 	program := &seccomp.Program{
 		RuleSets: []seccomp.RuleSet{
 			{Rules: deny},

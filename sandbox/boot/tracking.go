@@ -43,8 +43,10 @@ func CheckTracking(how string) error {
 
 // firstTrackingFD is the number of the first of the two descriptors of dirty
 // tracking, and controlFD that of the control socket: far above what is handed
-// over, so that the seccomp filter is always the same.
+// over, so that the seccomp filter is always the same. trapFD is that of a trap for
+// missing memory, if there is one.
 const (
+	trapFD          = spare.TableFD - 3
 	firstTrackingFD = spare.TableFD - 2
 	controlFD       = spare.TableFD
 )

@@ -70,6 +70,9 @@ func (e entry) hostAccess() hostarch.AccessType {
 
 // MapFile implements platform.AddressSpace.
 func (a *addressSpace) MapFile(addr hostarch.Addr, f memmap.File, fr memmap.FileRange, at hostarch.AccessType, precommit bool) error {
+	if await := a.tracker.arrival.Load(); await != nil && f == a.tracker.main {
+		(*await)(fr.Start/pageSize, fr.End/pageSize)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	armed := a.tracker.armed.Load()
@@ -93,10 +96,11 @@ func (a *addressSpace) MapFile(addr hostarch.Addr, f memmap.File, fr memmap.File
 		// The old mappings may be there or not: they stay in the table.
 		return err
 	}
-	a.forget(span{e.start, e.end}, armed)
-	if ours {
-		a.table.insert(e)
+	if !ours {
+		a.forget(span{e.start, e.end}, armed)
+		return nil
 	}
+	a.table.set(e, a.forgotten(armed))
 	return nil
 }
 
@@ -131,11 +135,15 @@ func (a *addressSpace) Release() {
 
 // forget removes mappings that are gone, and marks what they mapped. mu is held.
 func (a *addressSpace) forget(s span, mark bool) {
+	a.table.carve(s.start, s.end, a.forgotten(mark))
+}
+
+// forgotten returns what is to be done with each mapping that is gone.
+func (a *addressSpace) forgotten(mark bool) func(entry) {
 	if !mark {
-		a.table.carve(s.start, s.end, nil)
-		return
+		return nil
 	}
-	a.table.carve(s.start, s.end, a.tracker.markMapping)
+	return a.tracker.markMapping
 }
 
 // markRange makes the pages that are mapped within s dirty.

@@ -156,7 +156,7 @@ func (t *Tracker) collectSentry(stats *Stats, last bool) error {
 		return err
 	}
 	if t.witness != nil {
-		gone, err := t.witness.vanished()
+		gone, err := t.witness.vanished(!last)
 		if err != nil {
 			return err
 		}

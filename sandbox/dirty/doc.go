@@ -32,7 +32,9 @@
 //
 // Each mark is made after the operation that it is for, both under the lock of
 // the address space, which a collection takes too: whatever an operation let
-// through before it ended is in the set of that collection or of the next.
+// through before it ended is in the set of that collection or of the next. A
+// collection takes that lock for one part of an address space at a time, and half
+// of the CPUs: the application runs.
 //
 // # Use
 //

@@ -68,8 +68,7 @@ func (a *addressSpace) open(e entry) error {
 	if err := a.remap(e); err != nil {
 		return err
 	}
-	a.table.carve(e.start, e.end, nil)
-	a.table.insert(e)
+	a.table.set(e, nil)
 	if a.tracker.armed.Load() {
 		a.opened = append(a.opened, span{e.start, e.end})
 	}
@@ -85,7 +84,6 @@ func (a *addressSpace) openEverything() {
 		if a.remap(r.whole) != nil {
 			continue
 		}
-		a.table.carve(r.whole.start, r.whole.end, nil)
-		a.table.insert(r.whole)
+		a.table.set(r.whole, nil)
 	}
 }

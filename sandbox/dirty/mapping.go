@@ -16,6 +16,10 @@ const (
 	chunkBytes = 1 << 30
 	chunkPages = chunkBytes / pageSize
 
+	// scanBytes is how much one PAGEMAP_SCAN looks at: the host's kernel locks this
+	// process's mappings meanwhile.
+	scanBytes = 64 << 20
+
 	// maxScanRegions is how many regions one PAGEMAP_SCAN may return (96 KiB).
 	maxScanRegions = 4096
 	// maxScanners bounds the goroutines that scan chunks at the same time.
@@ -26,11 +30,21 @@ const (
 // is its index in a list.
 type chunk struct{ addr uintptr }
 
+// scanners returns how many goroutines go through chunks at the same time. While the
+// application runs it is to have a CPU too.
+func scanners(running bool) int {
+	n := min(maxScanners, runtime.GOMAXPROCS(0))
+	if running {
+		n = max(1, n/2)
+	}
+	return n
+}
+
 // scanChunks returns the pages of the category in all chunks, with the flags of
 // PAGEMAP_SCAN.
-func scanChunks(pagemap int, chunks []chunk, flags, category uint64) (*Set, error) {
+func scanChunks(pagemap int, chunks []chunk, workers int, flags, category uint64) (*Set, error) {
 	found := pages.NewSet(uint64(len(chunks)) * chunkPages) // so that chunks can be added at once
-	err := forChunks(chunks, func(i int) error {
+	err := forChunks(chunks, workers, func(i int) error {
 		return scanChunk(pagemap, chunks[i], uint64(i)*chunkPages, flags, category, found)
 	})
 	return found, err
@@ -41,7 +55,7 @@ func scanChunk(pagemap int, c chunk, firstPage, flags, category uint64, found *S
 	regions := make([]scanRegion, maxScanRegions)
 	end := c.addr + chunkBytes
 	for at := c.addr; at < end; {
-		n, reached, err := pagemapScan(pagemap, at, end, flags, category, regions)
+		n, reached, err := pagemapScan(pagemap, at, min(at+scanBytes, end), flags, category, regions)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -60,10 +74,10 @@ func scanChunk(pagemap int, c chunk, firstPage, flags, category uint64, found *S
 	return nil
 }
 
-// forChunks calls do with the index of each chunk, several at a time.
-func forChunks(chunks []chunk, do func(i int) error) error {
+// forChunks calls do with the index of each chunk, so many at a time.
+func forChunks(chunks []chunk, workers int, do func(i int) error) error {
 	errs := make([]error, len(chunks))
-	slots := make(chan struct{}, min(maxScanners, runtime.GOMAXPROCS(0)))
+	slots := make(chan struct{}, workers)
 	var wg sync.WaitGroup
 	for i := range chunks {
 		slots <- struct{}{}

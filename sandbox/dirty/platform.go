@@ -18,6 +18,8 @@ type Tracker struct {
 
 	options Options
 	mapUnit atomic.Uint64
+	// arrival is what SetArrival was given, nil for nothing.
+	arrival atomic.Pointer[func(start, end uint64)]
 
 	// main is the tracked file, as the platform sees it. Set once, before the
 	// first address space.
@@ -73,6 +75,20 @@ func (t *Tracker) MapUnit() uint64 {
 	}
 	return t.Platform.MapUnit()
 }
+
+// SetArrival makes the mapping of pages [start, end) of the memory file wait until
+// await returns, while memory is still arriving; nil ends that. The application then
+// never sees a page that is not there yet.
+func (t *Tracker) SetArrival(await func(start, end uint64)) {
+	if await == nil {
+		t.arrival.Store(nil)
+		return
+	}
+	t.arrival.Store(&await)
+}
+
+// SeesMappings says whether SetArrival has an effect.
+func (t *Tracker) SeesMappings() bool { return !t.options.Off }
 
 // SupportsAddressSpaceIO implements platform.Platform. While anything can be
 // tracked it is false: writes through an address space would fail on mappings

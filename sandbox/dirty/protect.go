@@ -12,6 +12,10 @@ const (
 	bridgeBytes = 256 << 10
 
 	unboundedGap = ^uint64(0)
+
+	// partBytes is how much of an address space is protected at once. The host takes
+	// about a millisecond for it.
+	partBytes = 32 << 20
 )
 
 // run is a contiguous piece of an address space that can be mapped in one call.
@@ -63,31 +67,52 @@ func (a *addressSpace) runs(s span, maxGap uint64, want func(entry) bool) []run 
 }
 
 // protect makes everything read-only that was opened since the last call, or
-// everything at all. With marks it makes those pages dirty.
+// everything at all. With marks it makes those pages dirty. It holds mu for one
+// part at a time, so that the application waits for no more than that when it
+// faults.
 func (a *addressSpace) protect(everything, marks bool) (remapped, failed uint64) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	spans := a.takeOpened(everything)
+	a.mu.Unlock()
 	for _, s := range spans {
-		for _, r := range a.runs(s, bridgeBytes, entry.writable) {
-			if marks {
-				for _, e := range r.wanted {
-					a.tracker.mark(e)
-				}
-			}
-			r.whole.protected = true
-			if a.remap(r.whole) != nil {
-				// It stays writable, and is dirty in each collection.
-				a.opened = append(a.opened, span{r.whole.start, r.whole.end})
-				failed++
-				continue
-			}
-			remapped++
-			a.table.carve(r.whole.start, r.whole.end, nil)
-			a.table.insert(r.whole)
+		for s.start < s.end {
+			next, r, f := a.protectPart(s, marks)
+			s.start, remapped, failed = next, remapped+r, failed+f
 		}
 	}
 	return remapped, failed
+}
+
+// protectPart protects the first part of s, and returns where the next begins.
+func (a *addressSpace) protectPart(s span, marks bool) (next, remapped, failed uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	first := a.table.at(a.table.seek(s.start))
+	if first == nil || first.start >= s.end {
+		return s.end, 0, 0
+	}
+	s.start = max(s.start, first.start)
+	if s.end-s.start > partBytes {
+		s.end = s.start + partBytes
+	}
+	for _, r := range a.runs(s, bridgeBytes, entry.writable) {
+		whole := r.whole.clip(s.start, s.end)
+		if marks {
+			for _, e := range r.wanted {
+				a.tracker.mark(e.clip(s.start, s.end))
+			}
+		}
+		whole.protected = true
+		if a.remap(whole) != nil {
+			// It stays writable, and is dirty in each collection.
+			a.opened = append(a.opened, span{whole.start, whole.end})
+			failed++
+			continue
+		}
+		remapped++
+		a.table.set(whole, nil)
+	}
+	return s.end, remapped, failed
 }
 
 // takeOpened returns the ranges to look at, sorted, those merged that are so

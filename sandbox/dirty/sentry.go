@@ -45,13 +45,13 @@ func chunkAddress(mf *pgalloc.MemoryFile, number int) (uintptr, error) {
 }
 
 // written returns the pages written since the last call. With protect, it
-// protects them again in the same moment.
+// protects them again in the same moment: the application runs.
 func (s *sentry) written(protect bool) (*Set, error) {
 	flags := uint64(pmScanCheckWPAsync)
 	if protect {
 		flags |= pmScanWPMatching
 	}
-	return scanChunks(s.descriptors.pagemap, s.chunks, flags, pageIsWritten)
+	return scanChunks(s.descriptors.pagemap, s.chunks, scanners(protect), flags, pageIsWritten)
 }
 
 // close ends the write-protection.

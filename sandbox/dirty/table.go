@@ -117,13 +117,13 @@ func (t *table) walk(start, end uint64, visit func(entry)) {
 }
 
 // carve removes [start, end) and calls removed, if it is not nil, with each
-// piece that was there.
-func (t *table) carve(start, end uint64, removed func(entry)) {
+// piece that was there. It returns the position of what follows.
+func (t *table) carve(start, end uint64, removed func(entry)) position {
 	p := t.seek(start)
 	for {
 		e := t.at(p)
 		if e == nil || e.start >= end {
-			return
+			return p
 		}
 		whole := *e
 		if removed != nil {
@@ -133,22 +133,28 @@ func (t *table) carve(start, end uint64, removed func(entry)) {
 		case whole.start < start && whole.end > end: // a hole in the middle
 			*e = whole.clip(whole.start, start)
 			t.insertAt(t.next(p), whole.clip(end, whole.end))
-			return
+			return t.seek(start)
 		case whole.start < start:
 			*e = whole.clip(whole.start, start)
 			p = t.next(p)
 		case whole.end > end:
 			*e = whole.clip(end, whole.end)
-			return
+			return p
 		default:
 			p = t.deleteAt(p)
 		}
 	}
 }
 
-// insert adds an entry where there is none, and merges it with its neighbours.
-func (t *table) insert(e entry) {
-	p := t.seek(e.start)
+// set makes e what is mapped at its addresses, whatever was there, and calls
+// removed as carve does.
+func (t *table) set(e entry, removed func(entry)) {
+	t.insert(e, t.carve(e.start, e.end, removed))
+}
+
+// insert adds an entry where there is none, and merges it with its neighbours. p
+// is the position of what follows.
+func (t *table) insert(e entry, p position) {
 	if next := t.at(p); next != nil && e.adjoins(*next) && e.protected == next.protected {
 		e.end = next.end
 		p = t.deleteAt(p)

@@ -48,7 +48,7 @@ func TestTableAgainstModel(t *testing.T) {
 			start := rng.Uint64N(limit)
 			end := start + 1 + rng.Uint64N(longest)
 			removed := map[uint64]bool{}
-			table.carve(start*pageSize, end*pageSize, func(e entry) {
+			next := table.carve(start*pageSize, end*pageSize, func(e entry) {
 				for a := e.start; a < e.end; a += pageSize {
 					if got := e.clip(a, a+pageSize); model[a/pageSize].offset != got.offset {
 						t.Fatalf("step %d: removed %+v", step, got)
@@ -65,7 +65,7 @@ func TestTableAgainstModel(t *testing.T) {
 			if rng.IntN(3) > 0 {
 				e := entry{start: start * pageSize, end: end * pageSize, perms: permRead, protected: rng.IntN(2) == 0}
 				e.offset = e.start + rng.Uint64N(2)*pageSize*limit // such that some merge
-				table.insert(e)
+				table.insert(e, next)
 				for p := start; p < end; p++ {
 					model[p] = e.clip(p*pageSize, (p+1)*pageSize)
 				}

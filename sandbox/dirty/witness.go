@@ -41,8 +41,8 @@ func (w *witness) follow(sizeBytes uint64) error {
 // vanished returns the pages that were put here and have been punched since, and
 // forgets them. A page that the kernel has taken out for its own reasons, as to
 // swap it, is among them.
-func (w *witness) vanished() (*Set, error) {
-	present, err := scanChunks(w.descriptors.pagemap, w.chunks, 0, pageIsPresent)
+func (w *witness) vanished(running bool) (*Set, error) {
+	present, err := scanChunks(w.descriptors.pagemap, w.chunks, scanners(running), 0, pageIsPresent)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (w *witness) vanished() (*Set, error) {
 // afterwards, reads what it was or what it became by a write or a punch that is
 // noticed.
 func (w *witness) watch(set *Set) error {
-	return forChunks(w.chunks, func(i int) error {
+	return forChunks(w.chunks, scanners(true), func(i int) error {
 		start := uint64(i) * chunkPages
 		for s, e := range set.RangesWithin(start, start+chunkPages) {
 			if err := w.put(s, e); err != nil {
@@ -67,12 +67,16 @@ func (w *witness) watch(set *Set) error {
 	})
 }
 
+// putPages is how many pages are put here at once: the host's kernel locks this
+// process's mappings meanwhile.
+const putPages = 4 << 20 / pageSize
+
 // put makes the pages [start, end) of one chunk present, except for holes.
 func (w *witness) put(start, end uint64) error {
 	base := w.chunks[start/chunkPages].addr
 	for page := start; page < end; {
 		offset := uintptr(page%chunkPages) * pageSize
-		done, err := uffdContinue(w.descriptors.userfaultfd, base+offset, uintptr(end-page)*pageSize)
+		done, err := uffdContinue(w.descriptors.userfaultfd, base+offset, uintptr(min(end-page, putPages))*pageSize)
 		switch {
 		case err == nil:
 			count := uint64(done) / pageSize

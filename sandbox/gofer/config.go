@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
-// Subcommand is the hidden first argument with which Start runs this program
-// again. The program must answer it by calling Main before anything else.
-const Subcommand = "sandbox-gofer"
+// Subcommand is the hidden first argument with which this program is run again
+// as a gofer. The program must answer it by calling Main before anything else.
+const Subcommand = spare.GoferSubcommand
 
 const (
 	// maxMounts bounds how many mounts one gofer serves.

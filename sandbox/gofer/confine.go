@@ -7,6 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/seccomp"
 	"gvisor.dev/gvisor/runsc/fsgofer/filter"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 const (
@@ -17,9 +19,6 @@ const (
 	writeCapabilities = uint64(1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID)
 	// setupCapabilities are what enterTree and dropPrivileges need besides.
 	setupCapabilities = uint64(1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_SETPCAP)
-	// lastCapability bounds the walk over the bounding set; the kernel answers
-	// EINVAL behind its own last one.
-	lastCapability = 63
 )
 
 // capabilities returns the ones that a gofer keeps, as a bit set.
@@ -30,43 +29,11 @@ func capabilities(cfg *childConfig) uint64 {
 	return readCapabilities | writeCapabilities
 }
 
-// limitCapabilities drops what is not in keep from the bounding set by calling
-// drop for it.
-func limitCapabilities(keep uint64, drop func(capability uintptr) error) error {
-	for c := uintptr(0); c <= lastCapability; c++ {
-		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
-		if err == unix.EINVAL {
-			return nil
-		}
-		if err == nil && has == 1 && keep&(1<<c) == 0 {
-			err = drop(c)
-		}
-		if err != nil {
-			return fmt.Errorf("drop capability %d from the bounding set: %w", c, err)
-		}
-	}
-	return nil
-}
-
-// dropThread drops a capability from the bounding set of the calling thread.
-func dropThread(capability uintptr) error {
-	return unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
-}
-
-// dropAllThreads drops a capability from the bounding set of the process.
-func dropAllThreads(capability uintptr) error {
-	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, capability, 0, 0, 0, 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
-}
-
 // dropPrivileges keeps only the capabilities of file serving, on all threads,
 // and closes the process to inspection by others with its user ID.
 func dropPrivileges(cfg *childConfig) error {
 	keep := capabilities(cfg)
-	if err := limitCapabilities(keep, dropAllThreads); err != nil {
+	if err := spare.LimitBoundingSet(keep); err != nil {
 		return err
 	}
 	// With an empty inheritable set the ambient one is empty too.

@@ -1,79 +1,102 @@
 package gofer
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // gcPercent is Go's own default.
 const gcPercent = 100
 
-// Main is the gofer process. It returns when every connection has ended, or
-// with the reason why it could not serve, which Start's caller gets from Ready
-// as well.
+// Main is the gofer process. It returns when every connection has ended, when it
+// was not needed, or with the reason why it could not serve, which Start's caller
+// gets from Ready as well.
 func Main() error {
-	server, err := setUp()
-	if err != nil {
-		report(err.Error())
+	if err := spare.Check(); err != nil {
 		return err
 	}
-	report(statusReady)
+	prepared := prepare()
+	fds, err := spare.ReceiveFDs()
+	if errors.Is(err, io.EOF) {
+		return nil // not needed
+	}
+	if err != nil {
+		return err
+	}
+	h, err := sortDescriptors(fds)
+	if err != nil {
+		return err
+	}
+	server, err := setUp(h, prepared)
+	if err != nil {
+		h.report(err.Error())
+		return err
+	}
+	h.report(statusReady)
 	debug.SetGCPercent(gcPercent)
 	server.serve()
 	return nil
 }
 
-// setUp does everything until requests may be answered.
-func setUp() (*server, error) {
-	cfg, err := inherit()
-	if err != nil {
-		return nil, err
-	}
-	if err := openDescriptorTable(); err != nil {
-		return nil, err
-	}
-	if err := enterTree(cfg); err != nil {
-		return nil, err
+// prepare does all that does not depend on a configuration.
+func prepare() error {
+	if err := closeInherited(); err != nil {
+		return err
 	}
 	// The sandbox has applied its own mask to the modes that it asks for.
 	unix.Umask(0)
+	if err := openDescriptorTable(); err != nil {
+		return err
+	}
+	return mountRoot()
+}
+
+// setUp does everything else until requests may be answered, unless prepare has
+// failed.
+func setUp(h *handed, prepared error) (*server, error) {
+	if err := unix.Dup3(h.log, 2, 0); err != nil {
+		return nil, fmt.Errorf("adopt log: %w", err)
+	}
+	unix.Close(h.log)
+	if prepared != nil {
+		return nil, prepared
+	}
+	cfg, err := h.readConfig()
+	if err != nil {
+		return nil, err
+	}
+	if err := enterTree(cfg, h); err != nil {
+		return nil, err
+	}
 	if err := dropPrivileges(cfg); err != nil {
 		return nil, err
 	}
-	server, err := newServer(cfg)
+	server, err := newServer(cfg, h)
 	if err != nil {
 		return nil, err
 	}
 	return server, installSeccomp(cfg)
 }
 
-// inherit reads the configuration and closes every descriptor that the process
-// was not meant to have.
-func inherit() (*childConfig, error) {
-	f := os.NewFile(configFD, "configuration")
-	defer f.Close()
-	cfg, err := readChildConfig(f)
-	if err != nil {
-		return nil, err
-	}
-	return cfg, closeInheritedFrom(firstMountFD + 2*len(cfg.Mounts))
-}
-
-// closeInheritedFrom closes the descriptors from first on that survived the
-// exec. Those that the Go runtime has opened since are close-on-exec, so they
-// did not.
-func closeInheritedFrom(first int) error {
+// closeInherited closes the descriptors that survived the exec, but for the
+// standard ones and the one that package spare uses. Those that the Go runtime has
+// opened since are close-on-exec, so they did not.
+func closeInherited() error {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return fmt.Errorf("list inherited descriptors: %w", err)
 	}
 	for _, entry := range entries {
 		fd, err := strconv.Atoi(entry.Name())
-		if err != nil || fd < first {
+		if err != nil || fd <= spare.LastInherited {
 			continue
 		}
 		// One that is gone is the directory that was just read.
@@ -83,14 +106,3 @@ func closeInheritedFrom(first int) error {
 	}
 	return nil
 }
-
-// report tells Ready the outcome and closes the way to it. Nobody may be
-// listening any more, so errors do not count.
-func report(text string) {
-	unix.Write(statusFD, []byte(text)[:min(len(text), maxStatusBytes)])
-	unix.Close(statusFD)
-}
-
-// socketFD and treeFD are the descriptors of the i-th mount.
-func socketFD(i int) int { return firstMountFD + 2*i }
-func treeFD(i int) int   { return firstMountFD + 2*i + 1 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/lisafs"
 	"gvisor.dev/gvisor/pkg/unet"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 func TestStartRefuses(t *testing.T) {
@@ -69,25 +72,60 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// A gofer without the configuration that it expects says so and ends.
+// A gofer that is handed something else than it expects says so and ends.
 func TestMainReportsFailure(t *testing.T) {
-	r, w, err := os.Pipe()
+	if os.Getuid() != 0 {
+		t.Skip("NOT TESTED: a gofer is started by root")
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	empty, err := os.Open(os.DevNull)
+	defer null.Close()
+	oneMount, err := configFile(childConfig{Mounts: []childMount{{Directory: true}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer empty.Close()
-	child := exec.Command("/proc/self/exe", Subcommand)
-	child.ExtraFiles = []*os.File{empty, w}
-	if err := child.Run(); err == nil {
-		t.Error("it ended well")
+	defer oneMount.Close()
+	for want, config := range map[string]*os.File{"decode gofer configuration": null, "1 mounts, and 0 were handed over": oneMount} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := spare.StartGofer(spare.Mappings{}, null)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Give([]*os.File{null, config, w}); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		if err := (&Process{status: r}).Ready(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Ready: %v, want %q", err, want)
+		}
+		if state := p.Wait(); state != "exit status 1" {
+			t.Errorf("it ended with %s", state)
+		}
 	}
-	w.Close()
-	if err := (&Process{status: r}).Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "decode gofer configuration") {
-		t.Errorf("Ready: %v", err)
+}
+
+func TestSortDescriptors(t *testing.T) {
+	for _, n := range []int{0, descriptorsWithoutMounts - 1, descriptorsWithoutMounts + 1} {
+		if _, err := sortDescriptors(make([]int, n)); err == nil {
+			t.Errorf("%d descriptors are taken for a gofer's", n)
+		}
+	}
+	h, err := sortDescriptors([]int{7, 8, 9, 20, 21, 30, 31})
+	want := &handed{log: 7, config: 8, status: 9, mounts: []handedMount{{20, 21}, {30, 31}}}
+	if err != nil || !reflect.DeepEqual(h, want) {
+		t.Errorf("sorted into %+v, %v, want %+v", h, err, want)
+	}
+}
+
+// Package spare cannot ask this one.
+func TestCapabilitiesOfStart(t *testing.T) {
+	if want := setupCapabilities | readCapabilities | writeCapabilities; spare.GoferCapabilities != want {
+		t.Errorf("a gofer is started with capabilities %x, and needs %x", spare.GoferCapabilities, want)
 	}
 }
 

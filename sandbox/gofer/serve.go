@@ -23,12 +23,12 @@ type server struct {
 }
 
 // newServer takes over the sockets. Nothing is answered before serve.
-func newServer(cfg *childConfig) (*server, error) {
+func newServer(cfg *childConfig, h *handed) (*server, error) {
 	log.SetLevel(log.Warning)
 	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: &boundedWriter{to: os.Stderr, left: maxLogBytes}}})
 	s := &server{lisafs: lisafs.NewServer()}
 	for i, m := range cfg.Mounts {
-		socket, err := unet.NewSocket(socketFD(i))
+		socket, err := unet.NewSocket(h.mounts[i].socket)
 		if err != nil {
 			return nil, fmt.Errorf("socket of mount %d: %w", i, err)
 		}

@@ -5,35 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"runtime"
-	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
-
-// The descriptors of a gofer process at its start. Mount i has its socket at
-// firstMountFD+2*i and its detached tree behind that.
-const (
-	configFD     = 3
-	statusFD     = 4
-	firstMountFD = 5
-)
-
-// tableFD is a descriptor number that a gofer inherits as well, so that its
-// descriptor table is large from the start. A process with several threads waits
-// for a grace period of the host's kernel (5–10 ms) each time that its table
-// grows, and a guest waits with it while it opens files. The gofer closes the
-// descriptor itself with all else that it was not meant to have.
-const tableFD = 1000
-
-// goferNamespaces are new for each gofer. The network namespace stays empty.
-const goferNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
-
-// goferEnvironment is all of a gofer's environment. The runtime would otherwise
-// keep a descriptor of the cgroup's limits open, by which the process could
-// change them. Main turns garbage collection on once the gofer serves: what is
-// allocated before that is needed.
-var goferEnvironment = []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GOGC=off"}
 
 // Start opens the sources and starts a gofer process that serves them. It
 // returns as soon as the process exists; Ready waits until it serves. Ending ctx
@@ -118,26 +94,14 @@ func configFile(told childConfig) (*os.File, error) {
 	return f, nil
 }
 
-// start runs this program again as a gofer. On success the process owns what
-// it needs of l.
-func (l *launch) start(log *os.File, ids idMappings) (*Process, error) {
+// start makes a process the gofer: the one that the command has prepared, if there
+// is one and it is for this user namespace, or a new one. On success the process
+// owns what it needs of l.
+func (l *launch) start(log *os.File, ids spare.Mappings) (*Process, error) {
 	if log == nil {
 		log = l.null
 	}
-	attr := &os.ProcAttr{
-		Dir:   "/",
-		Env:   goferEnvironment,
-		Files: l.inherited(log),
-		Sys: &syscall.SysProcAttr{
-			Cloneflags: goferNamespaces,
-			// Out of reach of the terminal of the command that starts it.
-			Setsid: true,
-			// No supplementary groups; root of the new user namespace, if any.
-			Credential: &syscall.Credential{},
-		},
-	}
-	ids.apply(attr.Sys)
-	process, err := startLimited(attr)
+	process, err := l.handOver(log, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -146,32 +110,31 @@ func (l *launch) start(log *os.File, ids idMappings) (*Process, error) {
 	return p, nil
 }
 
-// inherited returns the files of a gofer process by descriptor number.
-func (l *launch) inherited(log *os.File) []*os.File {
-	files := append([]*os.File{l.null, l.null, log, l.config, l.status[1]}, l.perMount...)
-	if len(files) <= tableFD {
-		files = append(files, make([]*os.File, tableFD-len(files))...)
-		files = append(files, l.null)
-	}
-	return files
-}
-
-// startLimited starts the process from a thread that has only the capabilities
-// in its bounding set that a gofer ever needs. Dropping them here costs nothing,
-// while in the gofer it would stop all its threads once for each. (A new user
-// namespace has them all again, and the gofer then does drop them.)
-func startLimited(attr *os.ProcAttr) (process *os.Process, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// Never unlocked, so that the thread ends with this goroutine.
-		runtime.LockOSThread()
-		if err = limitCapabilities(setupCapabilities|readCapabilities|writeCapabilities, dropThread); err == nil {
-			process, err = os.StartProcess("/proc/self/exe", []string{os.Args[0], Subcommand}, attr)
+// handOver gives the files to a process, and returns it.
+func (l *launch) handOver(log *os.File, ids spare.Mappings) (*os.Process, error) {
+	files := append([]*os.File{log, l.config, l.status[1]}, l.perMount...)
+	if len(ids.UID) == 0 {
+		if p := spare.TakeGofer(); p != nil {
+			if err := p.Give(files); err == nil {
+				return p.Process(), nil
+			}
+			// It has ended, and told the terminal why. If that was not by chance, another says it in the log.
+			p.Kill()
+			p.Wait()
 		}
-	}()
-	<-done
-	return process, err
+	} else {
+		spare.DiscardGofer()
+	}
+	p, err := spare.StartGofer(ids, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Give(files); err != nil {
+		p.Kill()
+		p.Wait()
+		return nil, err
+	}
+	return p.Process(), nil
 }
 
 // close closes what l still owns.

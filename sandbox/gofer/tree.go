@@ -38,9 +38,8 @@ func openDescriptorTable() error {
 	return fsgofer.OpenProcSelfFD(fmt.Sprintf("%s/%d", descriptorTable, table))
 }
 
-// enterTree makes a tree of the served mounts and nothing else the root of the
-// process, and closes their descriptors.
-func enterTree(cfg *childConfig) error {
+// mountRoot mounts what will be the root of the process.
+func mountRoot() error {
 	// The namespace is a copy: without this, mounts would still pass between it
 	// and the host.
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
@@ -49,17 +48,23 @@ func enterTree(cfg *childConfig) error {
 	if err := unix.Mount("gofer", newRoot, "tmpfs", rootFlags, "size=1m,mode=0755"); err != nil {
 		return fmt.Errorf("mount new root: %w", err)
 	}
+	return nil
+}
+
+// enterTree makes a tree of the served mounts and nothing else the root of the
+// process, and closes their descriptors.
+func enterTree(cfg *childConfig, h *handed) error {
 	for i, m := range cfg.Mounts {
-		if err := attach(i, m); err != nil {
+		if err := attach(i, h.mounts[i].tree, m); err != nil {
 			return fmt.Errorf("attach mount %d: %w", i, err)
 		}
 	}
 	return leaveHost()
 }
 
-// attach puts the i-th detached tree in its place.
-func attach(i int, m childMount) error {
-	defer unix.Close(treeFD(i))
+// attach puts the i-th detached tree in its place, and closes it.
+func attach(i, tree int, m childMount) error {
+	defer unix.Close(tree)
 	target := newRoot + mountPath(i)
 	if m.Directory {
 		if err := os.Mkdir(target, 0o755); err != nil {
@@ -68,7 +73,7 @@ func attach(i int, m childMount) error {
 	} else if err := os.WriteFile(target, nil, 0o600); err != nil {
 		return err
 	}
-	return unix.MoveMount(treeFD(i), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	return unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 // leaveHost makes newRoot the root, read-only, and detaches everything else.

@@ -12,37 +12,33 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // maxMapBytes bounds a uid_map: maxIDMappings lines of three 32-bit numbers.
 const maxMapBytes = maxIDMappings * 3 * 11
 
-// idMappings are the mappings of a user namespace; none means the caller's own
-// namespace.
-type idMappings struct {
-	uid, gid []syscall.SysProcIDMap
-}
-
 // idMappings returns the mappings for the gofer's user namespace.
-func (c *Config) idMappings() (idMappings, error) {
+func (c *Config) idMappings() (spare.Mappings, error) {
 	uid, gid := c.UIDMappings, c.GIDMappings
 	if len(uid) == 0 && len(gid) == 0 {
 		if c.UserNamespacePath == "" {
-			return idMappings{}, nil
+			return spare.Mappings{}, nil
 		}
 		var err error
 		if uid, gid, err = namespaceMappings(c.UserNamespacePath); err != nil {
-			return idMappings{}, fmt.Errorf("user namespace %q: %w", c.UserNamespacePath, err)
+			return spare.Mappings{}, fmt.Errorf("user namespace %q: %w", c.UserNamespacePath, err)
 		}
 	}
-	ids := idMappings{uid: make([]syscall.SysProcIDMap, 0, len(uid)), gid: make([]syscall.SysProcIDMap, 0, len(gid))}
+	ids := spare.Mappings{UID: make([]syscall.SysProcIDMap, 0, len(uid)), GID: make([]syscall.SysProcIDMap, 0, len(gid))}
 	for _, m := range []struct {
 		kind string
 		from []specs.LinuxIDMapping
 		to   *[]syscall.SysProcIDMap
-	}{{"user", uid, &ids.uid}, {"group", gid, &ids.gid}} {
+	}{{"user", uid, &ids.UID}, {"group", gid, &ids.GID}} {
 		if err := convertMappings(m.from, m.to); err != nil {
-			return idMappings{}, fmt.Errorf("%s ID mappings: %w", m.kind, err)
+			return spare.Mappings{}, fmt.Errorf("%s ID mappings: %w", m.kind, err)
 		}
 	}
 	return ids, nil
@@ -66,16 +62,6 @@ func convertMappings(from []specs.LinuxIDMapping, to *[]syscall.SysProcIDMap) er
 		return errors.New("ID 0 is not mapped, and the gofer serves as it")
 	}
 	return nil
-}
-
-// apply asks for a user namespace with these mappings.
-func (ids idMappings) apply(attr *syscall.SysProcAttr) {
-	if len(ids.uid) == 0 {
-		return
-	}
-	attr.Cloneflags |= unix.CLONE_NEWUSER
-	attr.UidMappings, attr.GidMappings = ids.uid, ids.gid
-	attr.GidMappingsEnableSetgroups = true
 }
 
 // namespaceMappings returns the mappings of an existing user namespace. The

@@ -37,7 +37,7 @@ func (p *Process) Give(files []*os.File) error {
 			return syscall.Sendmsg(p.socket, []byte{kind}, syscall.UnixRights(fds[:n]...), nil, syscall.MSG_NOSIGNAL)
 		})
 		if err != nil {
-			return fmt.Errorf("hand descriptors to sandbox process: %w", err)
+			return fmt.Errorf("hand descriptors over: %w", err)
 		}
 		if fds = fds[n:]; kind == lastMessage {
 			return nil
@@ -45,30 +45,52 @@ func (p *Process) Give(files []*os.File) error {
 	}
 }
 
-// Receive waits, in a sandbox process, for what Give sends. The error is io.EOF
-// where the process is not needed. The caller owns the files.
-func Receive() (files []*os.File, err error) {
+// Check refuses to go on in a process that Start or StartGofer has not started: what
+// their processes do first, they do to their namespaces, which must not be the host's.
+func Check() error {
+	kind, err := syscall.GetsockoptInt(socketFD, syscall.SOL_SOCKET, syscall.SO_TYPE)
+	if err != nil || kind != syscall.SOCK_SEQPACKET || os.Getpid() != 1 {
+		return errors.New("this command is for sbxmigrate itself: it is not to be called by hand")
+	}
+	return nil
+}
+
+// Receive waits, in the process, for what Give sends. The error is io.EOF where the
+// process is not needed. The caller owns the files.
+func Receive() ([]*os.File, error) {
+	fds, err := ReceiveFDs()
+	if err != nil {
+		return nil, err
+	}
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), fmt.Sprintf("given-%d", i))
+	}
+	return files, nil
+}
+
+// ReceiveFDs is Receive for who wants numbers. The caller owns the descriptors.
+func ReceiveFDs() (fds []int, err error) {
 	defer syscall.Close(socketFD)
 	defer func() {
 		if err != nil {
-			for _, f := range files {
-				f.Close()
+			for _, fd := range fds {
+				syscall.Close(fd)
 			}
+			fds = nil
 		}
 	}()
 	for kind := moreFollows; kind != lastMessage; {
-		var fds []int
-		if kind, fds, err = receiveMessage(); err != nil {
-			return files, err
+		var more []int
+		if kind, more, err = receiveMessage(); err != nil {
+			return fds, err
 		}
-		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), fmt.Sprintf("given-%d", len(files))))
-		}
-		if len(files) > maxFiles {
-			return files, fmt.Errorf("sandbox process was given more than %d descriptors", maxFiles)
+		fds = append(fds, more...)
+		if len(fds) > maxFiles {
+			return fds, fmt.Errorf("process was given more than %d descriptors", maxFiles)
 		}
 	}
-	return files, nil
+	return fds, nil
 }
 
 func receiveMessage() (kind byte, fds []int, err error) {

@@ -3,7 +3,6 @@ package spare
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"syscall"
 )
 
@@ -11,12 +10,10 @@ import (
 // it has done anything, so that nothing of it is accounted for elsewhere. It stands
 // still meanwhile, with its program just loaded, as one that is traced does.
 func StartPlaced(label, platform string, errors *os.File, place func(pid int) error) (*Process, error) {
-	return start(label, platform, errors, func(attr *os.ProcAttr, argv []string) (*os.Process, error) {
-		// A tracer is a thread.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+	// A tracer is a thread: this is called on one of its own.
+	return startSandbox(label, platform, errors, func(argv []string, attr *os.ProcAttr) (*os.Process, error) {
 		attr.Sys.Ptrace = true
-		process, err := os.StartProcess("/proc/self/exe", argv, attr)
+		process, err := os.StartProcess(self, argv, attr)
 		if err != nil {
 			return nil, err
 		}

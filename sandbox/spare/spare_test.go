@@ -5,19 +5,29 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
 // childFailed is the exit status of a child that received something wrong.
 const childFailed = 3
 
-// TestMain is the sandbox process too: the first file that it is given takes what
+// TestMain is the sandbox process and the gofer too: the first file that it is given takes what
 // it has to say, and all others say their number.
 func TestMain(m *testing.M) {
-	if len(os.Args) < 2 || os.Args[1] != Subcommand {
+	if len(os.Args) < 2 || os.Args[1] != Subcommand && os.Args[1] != GoferSubcommand {
 		os.Exit(m.Run())
+	}
+	name := "gofer"
+	if os.Args[1] == Subcommand {
+		name = os.Args[2]
+	}
+	if err := Check(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(childFailed)
 	}
 	files, err := Receive()
 	if errors.Is(err, io.EOF) {
@@ -34,7 +44,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintf(files[0], "file %d says %q, %v\n", i+1, data[:n], err)
 		}
 	}
-	fmt.Fprintf(files[0], "%d files as %s of uid %d\n", len(files), os.Args[2], os.Getuid())
+	fmt.Fprintf(files[0], "%d files as %s of uid %d\n", len(files), name, os.Getuid())
 	os.Exit(0)
 }
 
@@ -152,13 +162,63 @@ func TestTakeAndDiscard(t *testing.T) {
 	}
 	p.Wait()
 
+	gofer := TakeGofer()
+	if gofer == nil || !gofer.Early() {
+		t.Fatalf("the gofer that was prepared is %+v", gofer)
+	}
+	if TakeGofer() != nil {
+		t.Error("the gofer is taken twice")
+	}
+	if got, want := give(t, gofer, 0), "1 files as gofer of uid 0\n"; got != want {
+		t.Errorf("gofer says %q, want %q", got, want)
+	}
+	gofer.Wait()
+
 	Prepare("discarded")
 	left := prepared.process
-	Discard()
+	DiscardAll()
+	if TakeGofer() != nil {
+		t.Error("the gofer that was discarded can be taken")
+	}
 	if Take("discarded") != nil {
 		t.Error("what was discarded can be taken")
 	}
 	if state := left.Wait(); state == "exit status 0" {
 		t.Error("the discarded process was not collected")
+	}
+}
+
+// What a process is started with makes it believe that it has registered for memory barriers, and allows it all other commands.
+func TestBarrierRegistrationIsSkipped(t *testing.T) {
+	_, number := membarrier()
+	if number == 0 {
+		t.Skip("NOT TESTED: nobody has looked up how this architecture calls membarrier(2)")
+	}
+	const query, privateExpedited = 0, 8
+	onOwnThread(func() {
+		call := func(command uintptr) (uintptr, syscall.Errno) {
+			result, _, errno := syscall.RawSyscall(uintptr(number), command, 0, 0)
+			return result, errno
+		}
+		skipBarrierRegistration()
+		if result, errno := call(query); errno != 0 || result == 0 {
+			t.Errorf("query: %x, %v", result, errno)
+		}
+		if result, errno := call(membarrierRegisterPrivateExpedited); errno != 0 || result != 0 {
+			t.Errorf("register: %x, %v", result, errno)
+		}
+		if _, errno := call(privateExpedited); errno != syscall.EPERM {
+			t.Errorf("a barrier without registration: %v, want %v", errno, syscall.EPERM)
+		}
+	})
+}
+
+// A process that somebody else has started does nothing to the namespaces that it is in.
+func TestCheck(t *testing.T) {
+	for _, subcommand := range []string{Subcommand, GoferSubcommand} {
+		out, err := exec.Command(self, subcommand, "label").CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "not to be called by hand") {
+			t.Errorf("%s: %v: %s", subcommand, err, out)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package spare
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 )
 
@@ -14,9 +15,15 @@ const Subcommand = "sandbox-boot"
 // its own user namespace, and nobody outside of it.
 const nobodyID = 65534
 
+// quickPlatform is the platform, the default, that needs no private expedited memory barrier.
+const quickPlatform = "systrap"
+
 const (
 	// socketFD is the child's end of the socket pair.
 	socketFD = 3
+	// LastInherited is the last descriptor that a process inherits for its own use;
+	// what is above can be closed.
+	LastInherited = socketFD
 	// TableFD is a descriptor number that the child inherits as well (the null
 	// device is behind it), so that its descriptor table is large from the start. A
 	// process with several threads waits for a grace period of the host's kernel
@@ -25,13 +32,13 @@ const (
 	TableFD = 1002
 )
 
-// environment is all of a sandbox process's environment. Go would keep the
-// cgroup's limit files open, as descriptors of the host's file system in a process
-// that must have none. The process turns garbage collection on when it has booted:
-// what is allocated before that is needed.
+// environment is all of a process's environment. Go would keep the cgroup's limit
+// files open, as descriptors of the host's file system in a process that must have
+// none. The process turns garbage collection on when it is ready: what is allocated
+// before that is needed.
 var environment = []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GOGC=off"}
 
-// Process is a sandbox process that waits for its descriptors.
+// Process is a process that waits for its descriptors.
 type Process struct {
 	process *os.Process
 	socket  int // ours; -1 once closed
@@ -42,13 +49,34 @@ type Process struct {
 // Start starts a sandbox process. label says in the host's process list which
 // sandbox it is; errors receives what it says before it was given a log.
 func Start(label, platform string, errors *os.File) (*Process, error) {
-	return start(label, platform, errors, func(attr *os.ProcAttr, argv []string) (*os.Process, error) {
-		return os.StartProcess("/proc/self/exe", argv, attr)
+	return startSandbox(label, platform, errors, func(argv []string, attr *os.ProcAttr) (*os.Process, error) {
+		return os.StartProcess(self, argv, attr)
 	})
 }
 
-// start is Start with the way to start a process.
-func start(label, platform string, errors *os.File, run func(*os.ProcAttr, []string) (*os.Process, error)) (*Process, error) {
+// startSandbox is Start with the way to start a process.
+func startSandbox(label, platform string, errors *os.File, run func([]string, *os.ProcAttr) (*os.Process, error)) (*Process, error) {
+	p, err := start(errors, func(attr *os.ProcAttr) (*os.Process, error) {
+		if platform == "" || platform == quickPlatform {
+			skipBarrierRegistration()
+		}
+		attr.Sys = attributes()
+		return run([]string{"sbxmigrate", Subcommand, label, platform}, attr)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start sandbox process: %w", err)
+	}
+	p.label = label
+	return p, nil
+}
+
+// self is this program, whatever has become of its file.
+const self = "/proc/self/exe"
+
+// start has run start a process that inherits a socket and little else. It is called on a
+// thread of its own, which ends with it: what it changes of the thread reaches the new
+// process and nobody else.
+func start(errors *os.File, run func(*os.ProcAttr) (*os.Process, error)) (*Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -56,20 +84,32 @@ func start(label, platform string, errors *os.File, run func(*os.ProcAttr, []str
 	defer null.Close()
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("make socket pair for sandbox process: %w", err)
+		return nil, fmt.Errorf("make socket pair: %w", err)
 	}
-	theirs := os.NewFile(uintptr(pair[1]), "sandbox process")
+	theirs := os.NewFile(uintptr(pair[1]), "theirs")
 	defer theirs.Close()
 	files := make([]*os.File, TableFD+1)
 	copy(files, []*os.File{null, errors, errors, socketFD: theirs})
 	files[TableFD] = null
-	attr := &os.ProcAttr{Env: environment, Files: files, Sys: attributes()}
-	process, err := run(attr, []string{"sbxmigrate", Subcommand, label, platform})
+	var process *os.Process
+	onOwnThread(func() { process, err = run(&os.ProcAttr{Env: environment, Files: files}) })
 	if err != nil {
 		syscall.Close(pair[0])
-		return nil, fmt.Errorf("start sandbox process: %w", err)
+		return nil, err
 	}
-	return &Process{process: process, socket: pair[0], label: label}, nil
+	return &Process{process: process, socket: pair[0]}, nil
+}
+
+// onOwnThread calls f on a thread that ends with it, so that what f changes of the thread concerns nobody else.
+func onOwnThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// Never unlocked, so that the thread ends with this goroutine.
+		runtime.LockOSThread()
+		f()
+	}()
+	<-done
 }
 
 // neededFiles is how high descriptor numbers become while a process is started: above
@@ -106,6 +146,9 @@ func attributes() *syscall.SysProcAttr {
 // Early says that the process was prepared, so that what it said when it failed
 // went to the command's standard error.
 func (p *Process) Early() bool { return p.early }
+
+// Process is the process itself, to be signalled and waited for.
+func (p *Process) Process() *os.Process { return p.process }
 
 // PID is the process's ID in the caller's PID namespace.
 func (p *Process) PID() int { return p.process.Pid }

@@ -2,7 +2,10 @@
 // the program are initialised: that takes 10 ms, half of it waiting for the host's
 // kernel, and a sandbox process can start meanwhile.
 //
-// It looks at the command line only so far as to say whether a sandbox process
+// Likewise a sandbox process, which is the same program, empties its capability bounding
+// set here: that stops each of its threads forty times, and there will be more of them.
+//
+// The command looks at its line only so far as to say whether a sandbox process
 // will be needed. A wrong guess costs a process that is ended unused.
 package early
 
@@ -18,6 +21,11 @@ import (
 // first: this one needs nothing but the standard library, and so comes before
 // gVisor's.
 func init() {
+	if len(os.Args) > 1 && os.Args[1] == spare.Subcommand && spare.Check() == nil {
+		// Where it fails, the sandbox process fails later, and says so.
+		spare.LimitBoundingSet(0)
+		return
+	}
 	if id, ok := sandboxOf(os.Args[1:]); ok {
 		spare.Prepare(id)
 	}

@@ -1,0 +1,68 @@
+package spare
+
+import (
+	"runtime"
+	"syscall"
+	"unsafe"
+)
+
+// What <linux/prctl.h>, <linux/seccomp.h> and <linux/membarrier.h> call them, and syscall does not.
+const (
+	prSetSeccomp      = 22
+	seccompModeFilter = 2
+	seccompRetErrno   = 0x00050000 // the error number is in its lower half; 0 is success
+	seccompRetAllow   = 0x7fff0000
+
+	membarrierRegisterPrivateExpedited = 1 << 4
+)
+
+// Where struct seccomp_data has the number of a system call, what calling convention it belongs to, and the lower half of its first argument
+// (little endian).
+const (
+	dataNumber       = 0
+	dataArchitecture = 4
+	dataArgument     = 16
+)
+
+// membarrier says how the architecture calls membarrier(2), 0 where nobody has looked that up.
+func membarrier() (architecture, number uint32) {
+	switch runtime.GOARCH {
+	case "amd64":
+		return 0xc000003e, 324
+	case "arm64":
+		return 0xc00000b7, 283
+	}
+	return 0, 0
+}
+
+// skipBarrierRegistration makes the calling thread, and what it starts, believe that it has registered for private expedited memory barriers.
+// gVisor registers in a package initialiser, when the process has several threads: it then waits for a grace period of the host's kernel, 5–10 ms
+// in which nothing else is initialised. Who relies on the registration later gets an error; a systrap sandbox and a gofer do not.
+//
+// It is best effort: where the kernel refuses, a process starts more slowly.
+func skipBarrierRegistration() {
+	architecture, number := membarrier()
+	if number == 0 {
+		return
+	}
+	load := func(offset uint32) syscall.SockFilter {
+		return syscall.SockFilter{Code: syscall.BPF_LD | syscall.BPF_W | syscall.BPF_ABS, K: offset}
+	}
+	// unless jumps over so many instructions unless the value is k.
+	unless := func(k uint32, over uint8) syscall.SockFilter {
+		return syscall.SockFilter{Code: syscall.BPF_JMP | syscall.BPF_JEQ | syscall.BPF_K, Jf: over, K: k}
+	}
+	answer := func(k uint32) syscall.SockFilter {
+		return syscall.SockFilter{Code: syscall.BPF_RET | syscall.BPF_K, K: k}
+	}
+	filter := []syscall.SockFilter{
+		load(dataArchitecture), unless(architecture, 5),
+		load(dataNumber), unless(number, 3),
+		load(dataArgument), unless(membarrierRegisterPrivateExpedited, 1),
+		answer(seccompRetErrno),
+		answer(seccompRetAllow),
+	}
+	program := syscall.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	syscall.RawSyscall(syscall.SYS_PRCTL, prSetSeccomp, seccompModeFilter, uintptr(unsafe.Pointer(&program)))
+	runtime.KeepAlive(filter)
+}
