@@ -42,6 +42,8 @@ func (s *Sandbox) Status(ctx context.Context) specs.ContainerState {
 		return specs.ContainerState(status.Status)
 	case errors.Is(err, control.ErrUnreachable) && !s.Sandbox.Alive():
 		return specs.StateStopped
+	case s.migratedError() != nil:
+		return specs.StateStopped // it is just being ended, and ran for the last time before it moved
 	default:
 		return specs.StateRunning
 	}
