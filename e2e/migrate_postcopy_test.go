@@ -137,6 +137,7 @@ func TestMigratePostcopyOverALinkThatIsCut(t *testing.T) {
 	p.a.run("redis", p.a.bundle("redis", networkedRedis(home)))
 	c := newRedisClient(t, client)
 	c.fill(keys)
+	c.settle()
 	digest := c.ask("DEBUG", "DIGEST")
 	there := l.machine(serverMAC, serverAddress+"/24", false)
 

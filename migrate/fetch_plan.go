@@ -44,10 +44,10 @@ const (
 
 // fetchPlan is in which order pages are asked for: those that the kernel asks for, then those
 // that follow its newest requests, then the lowest. Of the kernel's requests the newest
-// goes first: most are for pages that nobody waits for yet, and a new one is made only
-// when one is answered, so that what a task waits for is among the newest. No more is asked
-// for at a time than the link takes without a queue. It is a part of a fetch and has no
-// lock of its own.
+// goes first: where accesses do not wait page by page, most are for pages that nobody waits
+// for yet, and a new one is made only when one is answered, so that what a task waits for is
+// among the newest. No more is asked for at a time than the link takes without a queue. It is
+// a part of a fetch and has no lock of its own.
 type fetchPlan struct {
 	asked  *pages.Set     // on the connections at hand
 	urgent [][]wire.Range // to be asked for, oldest first

@@ -49,12 +49,13 @@ func (a *arrivals) prepare(missing *pages.Set, w window) error {
 	if a.trap == nil {
 		return nil
 	}
+	// It stops all threads, which nobody can do any more once one may wait for memory.
+	a.begun(a.await)
 	for _, s := range cover(missing, maxTraps) {
 		if err := a.trap.Watch(w.addr+uintptr(s.start*pages.PageSize), uintptr((s.end-s.start)*pages.PageSize)); err != nil {
 			return err
 		}
 	}
-	a.begun(a.await)
 	return nil
 }
 

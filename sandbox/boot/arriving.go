@@ -18,10 +18,6 @@ const (
 	// link of 1 Gbit/s longer than the way there and back; the pager asks for more where that
 	// is likely to be needed next.
 	arrivingMapUnit = 16 << 10
-	// arrivingGarbageBytes is how much may be allocated while memory arrives before
-	// garbage is collected. A collection stops all threads, and would wait for those that
-	// wait for memory.
-	arrivingGarbageBytes = 128 << 20
 )
 
 // openTrap makes a trap for missing memory of the device that the process was
@@ -48,8 +44,9 @@ func (s *Sandbox) beginArriving(await func(start, end uint64)) {
 	s.platform.SetArrival(await)
 	s.platform.SetMapUnit(arrivingMapUnit)
 	gomaxprocs.Add(arrivingProcs)
-	HoldCollections() // until endArriving
-	garbage.bound(arrivingGarbageBytes)
+	// Until endArriving, within the bound of a loaded kernel: a collection stops all threads,
+	// and would wait for those that wait for memory.
+	HoldCollections()
 }
 
 // endArriving is called when memory is complete, however it came.
