@@ -1,14 +1,15 @@
 // Command bench measures sbxmigrate side by side with runsc of the same gVisor version, and prints tables with medians and ratios.
 //
-//	go run ./bench [-runs 5] [-modes images,move,network,idle] [-workloads shell,python,redis] [-json] [-peers ours,runsc]
+//	go run ./bench [-runs 5] [-modes images,start,move,network,idle] [-workloads shell,python,redis] [-json] [-peers ours,runsc]
 //	go run ./bench -tables FILE…
 //
-// It measures in four modes:
+// It measures in five modes:
 //
 //   - images: for each workload start to first output, checkpoint (wall time of the command, uncompressed and compressed), restore to
 //     first response, and image size. Checkpoints are compared kind with kind: one that ends the workload, and one that leaves it running,
 //     with the pause that the workload sees then. sbxmigrate's image is on the disk when its command ends, runsc's is not; so there is a
 //     row for the time until it is, for which the bench syncs every file of either image itself. On a tmpfs (-dir) there is no difference.
+//   - start: the first of these alone, in seconds. With -before BINARY another sbxmigrate takes part.
 //   - move: the same redis under load, moved by our live migration and by stop-and-copy with runsc.
 //   - network: throughput of one TCP stream in each direction, and latency of redis.
 //   - idle: what our dirty tracking costs a sandbox that is not migrating, and one that is. runsc has no part in it.

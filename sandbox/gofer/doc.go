@@ -5,8 +5,8 @@
 //
 // Start opens every source as a detached clone of its mount, already
 // read-only where it is to be, private, without devices, set-user-ID bits or
-// symlink following, and hands these clones and the sockets to a fresh copy of
-// this program. So the gofer is never told a host path, needs no access to the
+// symlink following, and hands these clones and the sockets to a copy of this
+// program, which package spare has started. So the gofer is never told a host path, needs no access to the
 // directories above a source, and what it serves cannot be exchanged between
 // check and use. Process.Ready waits until it serves; everything else of the
 // sandbox can start meanwhile.
@@ -17,13 +17,13 @@
 // mount, PID, network, IPC, UTS and cgroup namespaces, and in a new user
 // namespace where the container has ID mappings,
 //
-//  1. closes every descriptor that it was not meant to have and reads its
-//     configuration,
-//  2. opens its own descriptor table (see below),
-//  3. enters a read-only tmpfs that has one mount point for each served mount,
-//     /0, /1, …, and nothing else, and detaches the host's tree,
-//  4. drops all capabilities but those of file serving and forbids new ones,
-//  5. installs gVisor's seccomp filter for gofers, reports ready and serves
+//  1. closes every descriptor that it was not meant to have,
+//  2. opens its own descriptor table (see below), and mounts a tmpfs,
+//  3. receives its descriptors, the configuration among them,
+//  4. enters the tmpfs, read-only now, that has one mount point for each served
+//     mount, /0, /1, …, and nothing else, and detaches the host's tree,
+//  5. drops all capabilities but those of file serving and forbids new ones,
+//  6. installs gVisor's seccomp filter for gofers, reports ready and serves
 //     until the last connection has ended.
 //
 // It outlives the command that started it, and ends with its sandbox: when the

@@ -1,26 +1,32 @@
-// Package spare starts sandbox processes, and hands them what they need later.
+// Package spare starts sandbox processes and gofers, and hands them what they need
+// later.
 //
-// A sandbox process needs 30 ms until it has initialised its many packages, has
+// A sandbox process needs 20 ms until it has initialised its many packages, has
 // left the host's root and has its platform, and nothing of that depends on what
 // will run inside. So a command that will surely need one calls Prepare as its
-// very first act, reads and checks the bundle, opens the network and starts the
-// gofer meanwhile, and then takes the process with Take. Where that is not
-// possible, Start starts one on the spot; the rest is the same.
+// very first act, reads and checks the bundle and opens the network meanwhile, and
+// then takes the process with Take, and the gofer with TakeGofer. Where that is not
+// possible, Start and StartGofer start one on the spot; the rest is the same.
 //
 // # Handing over
 //
 // The process inherits one end of a socket pair. Give sends descriptors over it,
 // in messages of maxPerMessage at most; the first byte of a message says whether
-// it is the last. What they mean is package boot's. A process whose socket
+// it is the last. What they mean is package boot's, or package gofer's. A process whose socket
 // reaches its end before that was not needed, and exits: so nothing is left of a
 // command that is killed.
 //
 // # Isolation
 //
-// The process starts in new user, PID, mount, IPC, UTS and network namespaces, as
+// A sandbox process starts in new user, PID, mount, IPC, UTS and network namespaces, as
 // nobody on the host, in a session of its own. It has left the host's root, and
 // has no capability, before it receives anything. A process that failed to leave
-// receives too, only to report that over one of the descriptors, and exits.
+// receives too, only to report that over one of the descriptors, and exits. A gofer
+// has namespaces of its own as well, and leaves the host's root once it has been handed
+// the mounts that it serves.
+//
+// Check tells both processes that this package has started them: by hand they would
+// change the namespaces of whoever called them.
 //
 // # Start-up order
 //
