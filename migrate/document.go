@@ -19,6 +19,8 @@ type document struct {
 	Bundle string            `json:"bundle"`
 	Policy restoreenv.Policy `json:"policy"`
 	Map    map[string]string `json:"map"`
+	// MemoryBytes is what the memory file takes on the source.
+	MemoryBytes uint64 `json:"memoryBytes"`
 }
 
 // plan makes the message that says what would move.

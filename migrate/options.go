@@ -33,9 +33,11 @@ type Options struct {
 	// Journals is the directory of this host's journals.
 	Journals string
 
-	Bundle string            // the bundle's directory on the target; the same as here
-	Policy restoreenv.Policy // of the target's plan; strict
-	Map    map[string]string // of the target's plan
+	Bundle string // the bundle's directory on the target; the same as here
+	// SendBundle sends the bundle along, to an agent that takes one.
+	SendBundle bool
+	Policy     restoreenv.Policy // of the target's plan; strict
+	Map        map[string]string // of the target's plan
 
 	Mode            Mode // PreCopy
 	Budget          convergence.Budget

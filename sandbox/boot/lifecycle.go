@@ -54,6 +54,8 @@ func (l *Lifecycle) Wait(in *control.WaitArgs, out *control.WaitResult) error {
 	if err != nil {
 		return err
 	}
+	// Of a kernel that was loaded and not started, every process would seem to have ended.
+	<-l.s.started
 	e.tg.WaitExited()
 	l.s.streams.flush(e.session)
 	l.s.forget(in.PID)
@@ -182,9 +184,10 @@ func (s *Sandbox) start() error {
 			log.Warningf("announce addresses: %v", err)
 		}
 		network.Resume(stack, gates)
-		go resetPeers(stack, s.cfg.Restore.Resets)
+		go resetPeers(stack, s.resets())
 		garbage.collectLater()
 	}
+	close(s.started)
 	s.Enter(phaseStarting, PhaseRunning)
 	go func() {
 		s.kernel.GlobalInit().WaitExited()

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,7 @@ type Sandbox struct {
 	phase atomic.Pointer[Phase]
 	// arriving: memory is still to come, see arriving.go.
 	arriving atomic.Bool
+	started  chan struct{} // closed once the tasks run
 	ended    chan struct{} // closed once the container's first process has ended
 
 	// terminalFD is the container's terminal on the host, -1 if it has none.
@@ -120,7 +122,18 @@ func (s *Sandbox) Enter(from, to Phase) bool {
 }
 
 // Sessions returns the host streams that the kernel refers to.
-func (s *Sandbox) Sessions() []Session { return s.streams.sessions() }
+func (s *Sandbox) Sessions() []Session {
+	s.mu.Lock()
+	execs := maps.Clone(s.execs)
+	s.mu.Unlock()
+	pids := make(map[string]int32)
+	for pid, e := range execs {
+		if e.tg.Leader().ExitState() < kernel.TaskExitInitiated {
+			pids[e.session] = pid
+		}
+	}
+	return s.streams.sessions(pids)
+}
 
 // Terminal returns the state of the container's terminal, nil if it has none.
 func (s *Sandbox) Terminal() *TerminalState {
@@ -299,6 +312,9 @@ type Loading struct {
 	HostFDs map[checkpoint.ResourceID]int
 	// Files are Config.Files.Load, owned by Load.
 	Files []*os.File
+	// Charge allocates memory for a range of the memory file, in bytes, so that it is charged to this process and
+	// not to whoever places pages there; nil where that makes no difference.
+	Charge func(start, end uint64) error
 	// Gates hold what arrives until the sandbox is started.
 	Gates *network.Gates
 	// Trap makes the kernel's own accesses wait for memory that comes after the start;
@@ -336,11 +352,11 @@ func (s *Sandbox) load(files *Files, trap *faults.Trap, load func(*Loading) (*ke
 	}
 	restore := s.cfg.Restore
 	if restore.Terminal != nil && s.terminalFD >= 0 {
-		if err := restore.Terminal.apply(s.terminalFD); err != nil {
+		if err := restore.Terminal.Apply(s.terminalFD); err != nil {
 			return err
 		}
 	}
-	hostFDs, err := s.streams.reconnect(restore.Sessions, files)
+	hostFDs, err := s.streams.reconnect(restore.Sessions, restore.Terminals, files)
 	if err != nil {
 		return err
 	}
@@ -354,13 +370,41 @@ func (s *Sandbox) load(files *Files, trap *faults.Trap, load func(*Loading) (*ke
 	}
 	s.platform.SetMapUnit(loadingMapUnit)
 	defer s.prewarm(restore.Processes)()
+	var charge func(start, end uint64) error
+	if restore.Charge {
+		charge = s.charge
+	}
 	s.kernel, err = load(&Loading{
-		Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load, Gates: s.gates,
+		Charge: charge, Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load, Gates: s.gates,
 		Trap: trap, Arriving: s.beginArriving,
 		Loaded:  s.endArriving,
 		Abandon: s.abandon,
 	})
+	if err == nil {
+		s.recallExecs(restore.Sessions)
+	}
 	return err
+}
+
+// charge allocates memory for a range of the memory file.
+func (s *Sandbox) charge(start, end uint64) error {
+	err := unix.Fallocate(int(s.memory.Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(start), int64(end-start))
+	if err != nil {
+		return fmt.Errorf("allocate sandbox memory: %w", err)
+	}
+	return nil
+}
+
+// recallExecs makes the processes that exec started before the save known again.
+func (s *Sandbox) recallExecs(sessions []Session) {
+	for _, session := range sessions {
+		if session.PID == 0 {
+			continue
+		}
+		if tg := s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(session.PID)); tg != nil {
+			s.remember(session.PID, execed{tg, session.Name})
+		}
+	}
 }
 
 // maxPrewarmed bounds the address spaces that are made ahead, each of which is a process of the host.
@@ -380,6 +424,24 @@ func (s *Sandbox) prewarm(processes int) (finish func()) {
 		<-done
 		s.platform.DropPrewarmed()
 	}
+}
+
+// SetResets says which connections end with the restore, whose peers are told at the start.
+func (s *Sandbox) SetResets(fates []network.Fate) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cfg.Restore == nil || s.Phase() != PhaseCreated {
+		return fmt.Errorf("connections end with a restore that is not started: container is %s", s.Phase())
+	}
+	s.cfg.Restore.Resets = fates
+	return nil
+}
+
+// resets returns them.
+func (s *Sandbox) resets() []network.Fate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.Restore.Resets
 }
 
 // prewarmOne makes an address space beside the kernel that will need it.

@@ -22,6 +22,10 @@ type Session struct {
 	Name string `json:"name"`
 	// FDs are the descriptor numbers, as seen by the process that was given them.
 	FDs []int `json:"fds"`
+	// PID is the exec'd process inside, where the streams are a terminal and it has
+	// not ended; Terminal is that terminal then.
+	PID      int32          `json:"pid,omitempty"`
+	Terminal *TerminalState `json:"terminal,omitempty"`
 }
 
 // execSession names the streams of the n-th exec in a sandbox's whole life.
@@ -235,13 +239,13 @@ func (s *streams) hold(session string, n, fd int) error {
 }
 
 // sessions returns the streams that the kernel still has, by session, and
-// forgets the others.
-func (s *streams) sessions() []Session {
+// forgets the others. pids are the live processes of exec sessions, by name.
+func (s *streams) sessions(pids map[string]int32) []Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []Session
 	for _, name := range slices.Sorted(maps.Keys(s.held)) {
-		session := Session{Name: name}
+		session := Session{Name: name, PID: pids[name]}
 		s.held[name] = slices.DeleteFunc(s.held[name], func(h heldStream) bool {
 			var stat unix.Stat_t
 			err := unix.Fstat(h.fd, &stat)
@@ -249,6 +253,12 @@ func (s *streams) sessions() []Session {
 		})
 		for _, h := range s.held[name] {
 			session.FDs = append(session.FDs, h.n)
+			if h.n == 0 && session.PID != 0 {
+				session.Terminal = readTerminal(h.fd)
+			}
+		}
+		if session.Terminal == nil {
+			session.PID = 0
 		}
 		if len(session.FDs) == 0 {
 			delete(s.held, name)
@@ -273,8 +283,13 @@ func lastExec(sessions []Session) int {
 
 // reconnect returns, for every host stream that a saved kernel holds, the
 // descriptor that takes its place: the given files for the container's own,
-// nowhere for those of execs. It takes ownership of the files.
-func (s *streams) reconnect(sessions []Session, files *Files) (map[checkpoint.ResourceID]int, error) {
+// a terminal of the named ones for those of execs, or else nowhere. It takes
+// ownership of the files.
+func (s *streams) reconnect(sessions []Session, terminals []string, files *Files) (map[checkpoint.ResourceID]int, error) {
+	ofExecs := make(map[string]*os.File)
+	for i, name := range terminals {
+		ofExecs[name] = files.Terminals[i]
+	}
 	given := make(map[int]*os.File)
 	for i, f := range files.Stdio {
 		given[i] = f
@@ -290,6 +305,9 @@ func (s *streams) reconnect(sessions []Session, files *Files) (map[checkpoint.Re
 			if f := given[n]; session.Name == RootContainer && f != nil {
 				delete(given, n)
 				fd, err = s.give(session.Name, f, true)
+			} else if f := ofExecs[session.Name]; n == 0 && f != nil {
+				delete(ofExecs, session.Name)
+				fd, err = release(f)
 			} else {
 				fd, err = nowhere(n)
 			}
@@ -304,6 +322,9 @@ func (s *streams) reconnect(sessions []Session, files *Files) (map[checkpoint.Re
 	}
 	for _, f := range given {
 		f.Close() // the saved container had no such stream
+	}
+	for _, f := range ofExecs {
+		f.Close()
 	}
 	return fds, nil
 }
