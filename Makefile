@@ -27,7 +27,7 @@ test: ## every test, end-to-end ones included; needs root
 # sandbox are left to `make test`. Those that only compute and move bytes are checked here.
 race: ## the packages that start no sandbox, under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./mounts/... ./restoreenv/... ./image/... ./migrate/... ./checkpoint/... \
-		./sandbox/control ./sandbox/dirty/pages ./e2e/redis
+		./sandbox/control ./sandbox/dirty/pages ./sandbox/terminal ./e2e/redis
 
 lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \

@@ -152,6 +152,8 @@ type Sinks struct {
 	// State and Metadata take the streams of the kernel, bounded by
 	// image.MaxStateBytes.
 	State, Metadata io.Writer
+	// Connections asks for the saved kernel's.
+	Connections bool
 }
 
 // SavedMemory is the memory of a saved kernel. It does not change any more.
@@ -172,6 +174,10 @@ type Stopped struct {
 	Sessions []boot.Session
 	// Containers are those that the saved kernel has besides the first.
 	Containers []boot.ContainerState
+	// Connections are those of the saved kernel, with the numbers that they stopped at, if Sinks asked for them.
+	Connections []network.Connection
+	// Terminal is the container's terminal, nil if it has none.
+	Terminal *boot.TerminalState
 }
 
 // InlinePages are pages with their content.
@@ -198,11 +204,11 @@ func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
 	var refusal error
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		args := &inside.SaveArgs{FilePayload: urpc.FilePayload{Files: theirs}}
+		args := &inside.SaveArgs{FilePayload: urpc.FilePayload{Files: theirs}, Connections: sinks.Connections}
 		var result inside.SaveResult
 		err := l.client.Call(ctx, inside.MethodSave, args, &result)
 		refusal = refusalOf(err)
-		out.Sessions, out.Containers = result.Sessions, result.Containers
+		out.Sessions, out.Terminal, out.Connections, out.Containers = result.Sessions, result.Terminal, result.Connections, result.Containers
 		for _, f := range theirs {
 			f.Close()
 		}
@@ -355,6 +361,16 @@ func Release(ctx context.Context, sb *sandbox.Sandbox, announce bool) error {
 // Inject gives a sandbox's gates frames of the host that it comes from.
 func Inject(ctx context.Context, sb *sandbox.Sandbox, frames []network.Frame) error {
 	return callOnce(ctx, sb, inside.MethodInject, &inside.FrameList{Frames: frames})
+}
+
+// TellPeers has a sandbox that is not started yet tell the peers of some connections of the saved kernel, when it starts,
+// that these have ended with the move: those of its plan that deserve it.
+func (p *Plan) TellPeers(ctx context.Context, sb *sandbox.Sandbox, stopped []network.Connection) error {
+	fates := resets(network.Survival(stopped, p.network))
+	if len(fates) == 0 {
+		return nil
+	}
+	return callOnce(ctx, sb, inside.MethodResets, &inside.ResetArgs{Fates: fates})
 }
 
 func callOnce(ctx context.Context, sb *sandbox.Sandbox, method string, arg any) error {

@@ -30,6 +30,8 @@ type PlanOptions struct {
 	// Policy and Map are those of package restoreenv.
 	Policy restoreenv.Policy
 	Map    map[string]string
+	// MemoryBytes is how much memory the saved sandbox has; the image's, where there is one.
+	MemoryBytes uint64
 }
 
 // Finding is one thing that differs between a saved sandbox and this host.
@@ -103,7 +105,10 @@ func (p *Plan) Refusals() []Finding {
 // MakePlan compares an image with a bundle on this host. It starts nothing and
 // changes nothing. Differences are findings in the plan, all of them at once;
 // the error is about what kept it from comparing.
-func MakePlan(opts PlanOptions) (*Plan, error) { return PlanFor(opts.Image.Config(), opts) }
+func MakePlan(opts PlanOptions) (*Plan, error) {
+	opts.MemoryBytes = opts.Image.Stats().PagesCommitted * image.PageBytes
+	return PlanFor(opts.Image.Config(), opts)
+}
 
 // PlanFor is MakePlan for what another host says about a sandbox that comes from
 // there. opts has no image.
@@ -119,6 +124,7 @@ func PlanFor(config *image.Config, opts PlanOptions) (*Plan, error) {
 	}
 	p.checkMounts(opts)
 	p.checkTerminals(opts)
+	p.checkMemoryLimit(opts.Bundle, opts.MemoryBytes)
 	if err := p.checkNetwork(opts.Bundle); err != nil {
 		return nil, err
 	}
@@ -213,6 +219,17 @@ func place(list *mounts.List, container string, resolution *restoreenv.Resolutio
 		}
 	}
 	return &placed
+}
+
+// Terminals returns the exec sessions of the saved sandbox that have a terminal.
+func (p *Plan) Terminals() []boot.Session {
+	var sessions []boot.Session
+	for _, s := range p.saved.streams.Sessions {
+		if s.Terminal != nil && s.Name != boot.RootContainer {
+			sessions = append(sessions, s)
+		}
+	}
+	return sessions
 }
 
 func (p *Plan) checkTerminals(opts PlanOptions) {

@@ -8,10 +8,12 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
+	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 )
@@ -26,6 +28,8 @@ type Standby struct {
 	// their ends.
 	State, Metadata io.WriteCloser
 
+	charges        bool
+	orders         sync.Mutex // guards standby
 	pages, standby *os.File
 	trap           *faults.Handler // nil: there is none
 	cancel         context.CancelFunc
@@ -35,12 +39,27 @@ type Standby struct {
 	closeOnce      sync.Once
 }
 
-// NewStandby starts a standby under a plan that does not refuse. create's
-// Restore is filled in, further says how the containers besides the first are made, by
-// name; from names where the sandbox comes from. whole says that
-// every page is in its place before the start.
-func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string, whole bool, create sandbox.CreateOptions, further map[string]FurtherOptions) (_ *Standby, err error) {
+// StandbyOptions say what a standby is to become.
+type StandbyOptions struct {
+	// Create is how its sandbox is made; Restore is filled in.
+	Create sandbox.CreateOptions
+	// From names where the sandbox comes from, for its record.
+	From string
+	// Whole says that every page is in its place before the start.
+	Whole bool
+	// Terminals are for the exec sessions of Plan.Terminals, by name. The standby takes ownership.
+	Terminals map[string]*os.File
+	// Further says how the containers besides the first are made, by name.
+	Further map[string]FurtherOptions
+}
+
+// NewStandby starts a standby under a plan that does not refuse.
+func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, opts StandbyOptions) (_ *Standby, err error) {
 	s := &Standby{created: make(chan struct{})}
+	create := opts.Create
+	if linux := create.Bundle.Spec.Linux; linux != nil && linux.CgroupsPath != "" {
+		s.charges = true
+	}
 	var theirs []*os.File
 	open := func(ours, other *os.File, openErr error) *os.File {
 		if openErr != nil {
@@ -68,21 +87,24 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string,
 			f.Close()
 		}
 		closeFiles(create.Stdio)
-		for _, f := range further {
+		for _, f := range opts.Further {
 			closeFiles(f.Stdio)
+		}
+		for _, f := range opts.Terminals {
+			f.Close()
 		}
 		s.close()
 		return nil, err
 	}
 	var device *os.File
-	if !whole {
+	if !opts.Whole {
 		// Without it, memory is waited for in larger pieces.
 		device, _ = faults.OpenDevice()
 	}
 	create.Restore = &sandbox.Restore{
-		From: from, Mounts: plan.list, Network: plan.network,
+		From: opts.From, Mounts: plan.list, Network: plan.network,
 		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal, Processes: len(plan.saved.processes),
-		Files: theirs, Memory: s.Memory, Faults: device, Further: plan.furtherRestore(further),
+		Terminals: opts.Terminals, Files: theirs, Memory: s.Memory, Faults: device, Further: plan.furtherRestore(opts.Further),
 	}
 	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
@@ -92,7 +114,7 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, from string,
 	err = s.waitReady()
 	if err == nil {
 		order := byte(inside.StandbyParts)
-		if whole {
+		if opts.Whole {
 			order = inside.StandbyWhole
 		}
 		_, err = s.standby.Write([]byte{order})
@@ -175,9 +197,50 @@ func receiveReady(socket *os.File) ([]*os.File, error) {
 // Announce makes the sandbox's addresses known. Its gates hold what comes until
 // it is started.
 func (s *Standby) Announce() error {
+	s.orders.Lock()
+	defer s.orders.Unlock()
 	_, err := s.standby.Write([]byte{inside.StandbyAnnounce})
 	return err
 }
+
+// Charges says whether memory for pages is the sandbox's to allocate, by Charge: it has, or may have, a cgroup of its own.
+func (s *Standby) Charges() bool { return s.charges }
+
+// Charge has the standby allocate memory for ranges of pages, at most inside.MaxChargeRanges, so that placing pages there
+// costs nothing of this process's cgroup. It may be called at the same time as other methods.
+func (s *Standby) Charge(ranges []image.Run) error {
+	order := make([]byte, 0, 5+len(ranges)*inside.RangeBytes)
+	order = append(order, inside.StandbyCharge)
+	order = binary.LittleEndian.AppendUint32(order, uint32(len(ranges)))
+	for _, r := range ranges {
+		order = binary.LittleEndian.AppendUint64(order, r.First*image.PageBytes)
+		order = binary.LittleEndian.AppendUint64(order, (r.First+r.Count)*image.PageBytes)
+	}
+	s.orders.Lock()
+	defer s.orders.Unlock()
+	s.standby.SetDeadline(time.Now().Add(chargePatience))
+	defer s.standby.SetDeadline(time.Time{})
+	if _, err := s.standby.Write(order); err != nil {
+		return fmt.Errorf("%w: %w", errCharge, err)
+	}
+	var answer [5]byte
+	if _, err := io.ReadFull(s.standby, answer[:]); errors.Is(err, os.ErrDeadlineExceeded) {
+		s.standby.Close() // an answer that comes late would be taken for another's
+		return fmt.Errorf("%w: the standby does not answer", errCharge)
+	} else if err != nil || answer[0] != inside.StandbyCharge {
+		return fmt.Errorf("%w: the standby ended", errCharge)
+	}
+	if number := binary.LittleEndian.Uint32(answer[1:]); number != 0 {
+		return fmt.Errorf("%w: %w", errCharge, unix.Errno(number))
+	}
+	return nil
+}
+
+// chargePatience is how long a standby may take to allocate memory: below a limit, the host looks for some that can be freed.
+const chargePatience = 30 * time.Second
+
+// errCharge says what most likely keeps a standby from allocating memory.
+var errCharge = errors.New("no memory for the sandbox; the memory limit of its cgroup may be too low")
 
 // Placed tells the kernel that every page is in its place. Otherwise call Missing.
 func (s *Standby) Placed() error {

@@ -31,6 +31,7 @@ type peerHost struct {
 	agent   *exec.Cmd  // nil while none runs
 	log     *lockedLog // of the agents so far
 	address string     // of the agent
+	flags   []string   // of the agents to come
 }
 
 func newPair(t *testing.T) *pair {
@@ -62,7 +63,7 @@ func (h *peerHost) startAgent() {
 	if h.address != "" {
 		listen = h.address // where it was: who looks for it knows no other
 	}
-	cmd := h.command(context.Background(), "agent", "--listen", listen, "--data", h.data())
+	cmd := h.command(context.Background(), append([]string{"agent", "--listen", listen, "--data", h.data()}, h.flags...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		h.t.Fatal(err)
@@ -153,6 +154,11 @@ type migrationReport struct {
 		Decision        string `json:"decision"`
 		Reason          string `json:"reason"`
 	} `json:"rounds"`
+	Connections []struct {
+		Connection string `json:"connection"`
+		Kept       bool   `json:"kept"`
+		Reason     string `json:"reason"`
+	} `json:"connections"`
 	PagesCommitted uint64   `json:"pagesCommitted"`
 	PagesResidual  uint64   `json:"pagesResidual"`
 	Warnings       []string `json:"warnings"`

@@ -16,6 +16,9 @@ import (
 // arrival is a standby, and the sandbox that it becomes, for package handover.
 type arrival struct {
 	standby *checkpoint.Standby // nil where an earlier agent started the sandbox
+	// terminals go on by themselves once the sandbox is loaded.
+	terminals terminals
+	plan      *checkpoint.Plan // of the standby
 	// fetch brings what is missing after post-copy; nil where nothing is. Set before
 	// Start, guarded by mu from then on.
 	fetch *fetch
@@ -139,6 +142,16 @@ func (a *arrival) fetching() *fetch {
 	return a.fetch
 }
 
+// wasStarted says whether Start was called: whatever is left is the sandbox's then. A nil arrival was not.
+func (a *arrival) wasStarted() bool {
+	if a == nil {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.started
+}
+
 // Discard implements handover.Arrival.
 func (a *arrival) Discard() error {
 	a.mu.Lock()
@@ -146,6 +159,7 @@ func (a *arrival) Discard() error {
 	if a.gone || a.started {
 		return nil
 	}
+	a.terminals.close()
 	if err := a.standby.Discard(); err != nil {
 		return err
 	}

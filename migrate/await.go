@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 )
@@ -37,9 +36,12 @@ func (t *target) next() (wire.Message, error) {
 	return r.message, r.err
 }
 
-// awaitData waits for the data connections, as long as the control connection lasts: it is read meanwhile, since nothing else tells that
-// the source has ended.
-func (t *target) awaitData(ctx context.Context, meeting *wire.Meeting) ([]net.Conn, error) {
+// awaitData waits for the data connections, if they are not there yet, as long as the control connection lasts: it is read meanwhile,
+// since nothing else tells that the source has ended.
+func (t *target) awaitData(ctx context.Context, meeting *wire.Meeting) error {
+	if t.conns != nil {
+		return nil
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, planTimeout, errNoData)
 	defer cancel()
 	ctx, end := context.WithCancelCause(ctx)
@@ -53,5 +55,13 @@ func (t *target) awaitData(ctx context.Context, meeting *wire.Meeting) ([]net.Co
 		}
 		ahead <- received{m, err}
 	}()
-	return meeting.Wait(ctx)
+	conns, err := meeting.Wait(ctx)
+	if err != nil {
+		return err
+	}
+	t.conns = conns
+	for _, conn := range conns {
+		t.readers = append(t.readers, wire.NewReader(conn))
+	}
+	return nil
 }

@@ -21,6 +21,8 @@ type document struct {
 	Bundles map[string]string `json:"bundles,omitempty"`
 	Policy  restoreenv.Policy `json:"policy"`
 	Map     map[string]string `json:"map"`
+	// MemoryBytes is what the memory file takes on the source.
+	MemoryBytes uint64 `json:"memoryBytes"`
 }
 
 // plan makes the message that says what would move.

@@ -19,9 +19,12 @@ import (
 // standby's memory file and feeds the kernel's streams.
 type inbox struct {
 	memory      *os.File
+	charger     *charger // nil where it makes no difference whose memory it is
 	ledger      ledger
 	state, meta *stream
 	barrier     *wire.Barrier
+	// refuse, if not nil, tells the source what is wrong with what it sent, or why it could not be placed.
+	refuse func(error)
 	// packet takes network packets as they come.
 	packet func(nic uint16, p wire.Packet)
 	// limitPages bounds page numbers.
@@ -64,9 +67,9 @@ func (in *inbox) resize(files []wire.MemoryFile) {
 	}
 }
 
-// lane handles one connection until it ends.
-func (in *inbox) lane(conn net.Conn) {
-	err := in.receive(wire.NewReader(conn))
+// lane handles one connection, of which r reads the frames, until it ends.
+func (in *inbox) lane(conn net.Conn, r *wire.Reader) {
+	err := in.receive(r)
 	in.barrier.Break(err)
 	in.state.abandonUnlessEnded()
 	in.meta.abandonUnlessEnded()
@@ -88,7 +91,11 @@ func (in *inbox) receive(r *wire.Reader) error {
 			return err
 		}
 		if err := in.frame(f); err != nil {
-			return fmt.Errorf("%v frame: %w", f.Type, err)
+			err = fmt.Errorf("%v frame: %w", f.Type, err)
+			if in.refuse != nil && in.fetch.Load() == nil && !in.isFinished() {
+				in.refuse(err)
+			}
+			return err
 		}
 	}
 }
@@ -165,6 +172,9 @@ func (in *inbox) place(payload []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := in.charger.place(records); err != nil {
+		return err
+	}
 	for _, r := range records {
 		switch r.Kind {
 		case wire.RecordZero:
@@ -197,6 +207,7 @@ func (in *inbox) punch(ranges []wire.Range) error {
 		if err := punchHole(in.memory, r.Page, r.End()); err != nil {
 			return err
 		}
+		in.charger.punched(r.Page, r.End())
 		in.ledger.forget(r.Page, r.End())
 	}
 	return nil
@@ -238,6 +249,8 @@ func (in *inbox) end(payload []byte) error {
 		return in.state.end(end.Bytes)
 	case wire.TypeMeta:
 		return in.meta.end(end.Bytes)
+	case wire.TypeBundle:
+		return errNotThisMode // it comes before the plan
 	case wire.TypeCommitted:
 		return in.endList(end, &in.committed, &in.committedEnded)
 	}

@@ -18,7 +18,7 @@ type lanes struct {
 	list []*lane
 	next atomic.Uint64
 
-	pagesSent, pagesZero, pagesPunched atomic.Uint64
+	pagesSent, pagesZero, pagesDuplicate, pagesPunched atomic.Uint64
 }
 
 // lane is one data connection with the pages that are not sent yet.
@@ -26,8 +26,10 @@ type lane struct {
 	conn net.Conn
 
 	mu    sync.Mutex
-	w     *wire.Writer // guarded by mu, as is batch
+	w     *wire.Writer // guarded by mu, as is everything below
 	batch wire.PageBatch
+	// firsts are the pages that this lane sent with their content since the last barrier.
+	firsts firsts
 }
 
 // newLanes takes over the connections. pace bounds them all together.
@@ -50,35 +52,80 @@ func (l *lanes) close() {
 	}
 }
 
-// pages sends pages with their content, the zero ones as references.
-func (l *lanes) pages(first uint64, data []byte) error {
-	return l.pagesOn(l.list[l.next.Add(1)%uint64(len(l.list))], first, data)
+// pages sends pages of which hashes are known with their content, the zero ones, and those that a lane has just sent, as references.
+func (l *lanes) pages(first uint64, data []byte, hashes []pages.Hash) error {
+	return l.pagesOn(l.list[l.next.Add(1)%uint64(len(l.list))], first, data, hashes)
 }
 
-// pagesOn is pages on a certain lane.
-func (l *lanes) pagesOn(lane *lane, first uint64, data []byte) error {
+// pagesOn is pages on a certain lane. Without hashes, only zero pages become references.
+func (l *lanes) pagesOn(lane *lane, first uint64, data []byte, hashes []pages.Hash) error {
 	lane.mu.Lock()
 	defer lane.mu.Unlock()
-	for len(data) > 0 {
-		zero := isZero(data[:pages.PageSize])
-		n := uint64(1)
-		for n < uint64(len(data)/pages.PageSize) && isZero(data[n*pages.PageSize:][:pages.PageSize]) == zero {
-			n++
-		}
+	for count := uint64(len(data) / pages.PageSize); count > 0; {
+		run := lane.classify(first, data, hashes)
 		var err error
-		if zero {
-			l.pagesZero.Add(n)
-			err = lane.zero(first, n)
-		} else {
-			l.pagesSent.Add(n)
-			err = lane.data(first, data[:n*pages.PageSize])
+		switch run.kind {
+		case wire.RecordZero:
+			l.pagesZero.Add(run.count)
+			err = lane.zero(first, run.count)
+		case wire.RecordDuplicate:
+			l.pagesDuplicate.Add(run.count)
+			err = lane.duplicate(first, run.count, run.from)
+		default:
+			l.pagesSent.Add(run.count)
+			err = lane.data(first, data[:run.count*pages.PageSize])
 		}
 		if err != nil {
 			return err
 		}
-		first, data = first+n, data[n*pages.PageSize:]
+		first, data, count = first+run.count, data[run.count*pages.PageSize:], count-run.count
+		if hashes != nil {
+			hashes = hashes[run.count:]
+		}
 	}
 	return nil
+}
+
+// pageRun are pages that become one record.
+type pageRun struct {
+	kind  wire.RecordKind
+	count uint64
+	from  uint64 // of duplicates
+}
+
+// classify returns the longest run that begins with the first of some pages. It notes what is going to be sent.
+func (l *lane) classify(first uint64, data []byte, hashes []pages.Hash) (run pageRun) {
+	for i := range uint64(len(data) / pages.PageSize) {
+		next, page := pageRun{kind: wire.RecordData}, data[i*pages.PageSize:][:pages.PageSize]
+		if isZero(page) {
+			next.kind = wire.RecordZero
+		} else if hashes != nil {
+			if from, ok := l.firsts.find(hashes[i], page); ok {
+				next.kind, next.from = wire.RecordDuplicate, from
+			}
+		}
+		if i > 0 && !run.continues(first, next) {
+			return run
+		}
+		if next.kind == wire.RecordData && hashes != nil {
+			l.firsts.note(hashes[i], first+i, page)
+		}
+		if i == 0 {
+			run = next
+		}
+		run.count++
+	}
+	return run
+}
+
+// continues says whether a page of the kind of next can be the next one of a run that begins at first.
+func (r pageRun) continues(first uint64, next pageRun) bool {
+	if r.kind != next.kind || r.kind != wire.RecordDuplicate {
+		return r.kind == next.kind
+	}
+	apart := max(first, r.from) - min(first, r.from)
+	// A record must not copy pages onto themselves, nor too many.
+	return next.from == r.from+r.count && r.count < min(apart, wire.MaxBatchPages)
 }
 
 // data adds pages to the batch, and sends it as often as it is full. The caller
@@ -106,6 +153,17 @@ func (l *lane) zero(first, count uint64) error {
 		return err
 	}
 	l.batch.Zero(first, count)
+	return nil
+}
+
+func (l *lane) duplicate(first, count, from uint64) error {
+	if l.batch.Duplicate(first, count, from) {
+		return nil
+	}
+	if err := l.sendBatch(); err != nil {
+		return err
+	}
+	l.batch.Duplicate(first, count, from)
 	return nil
 }
 
@@ -194,6 +252,7 @@ func (l *lane) barrier(number uint64) error {
 	if err := l.sendBatch(); err != nil {
 		return err
 	}
+	l.firsts.forget()
 	if err := l.w.WriteFrame(wire.TypeBarrier, 0, wire.AppendBarrier(nil, number)); err != nil {
 		return err
 	}

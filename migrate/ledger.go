@@ -26,8 +26,8 @@ var zeroPage [pages.PageSize]byte
 
 var zeroPageHash = pages.HashPage(zeroPage[:])
 
-// place notes whole pages from first on.
-func (l *ledger) place(first uint64, data []byte) {
+// place notes whole pages from first on, and returns their hashes.
+func (l *ledger) place(first uint64, data []byte) []pages.Hash {
 	hashes := make([]pages.Hash, len(data)/pages.PageSize)
 	for i := range hashes {
 		hashes[i] = pages.HashPage(data[i*pages.PageSize:][:pages.PageSize])
@@ -37,6 +37,7 @@ func (l *ledger) place(first uint64, data []byte) {
 	for i, h := range hashes {
 		l.put(first+uint64(i), h)
 	}
+	return hashes
 }
 
 // zero notes pages of zeros.

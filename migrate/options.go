@@ -33,10 +33,13 @@ type Options struct {
 	// Journals is the directory of this host's journals.
 	Journals string
 
-	Bundle  string            // the bundle's directory on the target; the same as here
-	Further map[string]string // the same of the containers besides the first, by name
-	Policy  restoreenv.Policy // of the target's plan; strict
-	Map     map[string]string // of the target's plan
+	Bundle string // the bundle's directory on the target; the same as here
+	// Further is the same of the containers besides the first, by name.
+	Further map[string]string
+	// SendBundle sends the bundle along, to an agent that takes one.
+	SendBundle bool
+	Policy     restoreenv.Policy // of the target's plan; strict
+	Map        map[string]string // of the target's plan
 
 	Mode            Mode // PreCopy
 	Budget          convergence.Budget

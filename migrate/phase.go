@@ -112,9 +112,6 @@ func newMachine(role Role, now func() time.Time) *Machine {
 // Enter goes to the next phase. Its error is a *PhaseError, and then nothing has changed.
 func (m *Machine) Enter(to Phase) error { return m.end(to, "") }
 
-// Abort ends a migration before its commit, with a reason for the report.
-func (m *Machine) Abort(reason string) error { return m.end(Aborted, reason) }
-
 // Fail ends a migration after its commit, as TakenBack or Unresolved, with a reason for the report.
 func (m *Machine) Fail(to Phase, reason string) error { return m.end(to, reason) }
 
@@ -137,7 +134,7 @@ func (m *Machine) Phase() Phase {
 	return m.phase
 }
 
-// Cancellable says whether Abort would succeed now.
+// Cancellable says whether the migration may be aborted now.
 func (m *Machine) Cancellable() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

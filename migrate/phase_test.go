@@ -111,7 +111,7 @@ func TestCancelUntilTheCommit(t *testing.T) {
 	if err := m.Enter(Start); err != nil || m.Cancellable() {
 		t.Fatal("cancellable after the commit", err)
 	}
-	if m.Abort("too late") == nil {
+	if m.Fail(Aborted, "too late") == nil {
 		t.Fatal("aborted after the commit")
 	}
 	if err := m.Fail(Unresolved, "peer is gone"); err != nil {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,10 +34,16 @@ type Receiver struct {
 	// StandIns starts a process that stands on this host for a container besides the
 	// first, by the container's ID. Nil: sandboxes that have one are refused.
 	StandIns func(containerID string) (StandIn, error)
-
-	Identity hostkey.Identity
-	Keys     *hostkey.Store
-	Logger   *slog.Logger
+	// BundleDir is the directory for bundles that are sent along, and MaxBundleBytes what one may have; 0: none is
+	// taken.
+	BundleDir      string
+	MaxBundleBytes uint64
+	// OpenTerminal makes a terminal for a process of a sandbox that is arriving. What the process writes goes
+	// into log, which is nil for nowhere, and is the terminal's. Without it, sandboxes with terminals are refused.
+	OpenTerminal func(sandboxID string, log *os.File) (Terminal, error)
+	Identity     hostkey.Identity
+	Keys         *hostkey.Store
+	Logger       *slog.Logger
 
 	arrived, failed, recovered atomic.Uint64
 
@@ -225,29 +230,4 @@ func (r *Receiver) settleEnded(j *journal.Journal) error {
 func refuse(s *agent.Session, code string, err error) error {
 	s.Control.Send(&wire.Refuse{Code: code, Message: firstBytes(err.Error(), wire.MaxTextBytes)})
 	return fmt.Errorf("%s: %w", code, err)
-}
-
-func (r *Receiver) outputPath(id string) string { return filepath.Join(r.Outputs, id+".log") }
-
-// openOutput opens what a sandbox is to print into, and its empty input.
-func (r *Receiver) openOutput(id string) ([]*os.File, error) {
-	if err := os.MkdirAll(r.Outputs, 0o700); err != nil {
-		return nil, fmt.Errorf("open output of %q: %w", id, err)
-	}
-	in, err := os.Open(os.DevNull)
-	if err != nil {
-		return nil, err
-	}
-	files := []*os.File{in}
-	for range 2 {
-		f, err := os.OpenFile(r.outputPath(id), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-		if err != nil {
-			for _, f := range files {
-				f.Close()
-			}
-			return nil, fmt.Errorf("open output of %q: %w", id, err)
-		}
-		files = append(files, f)
-	}
-	return files, nil
 }

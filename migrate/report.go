@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 )
 
 // ReportVersion is the version of Report's JSON. Fields are only ever added within a version.
@@ -64,16 +65,19 @@ type Report struct {
 	TargetLoad  int64 `json:"targetLoadNanoseconds"`
 	TargetStart int64 `json:"targetStartNanoseconds"`
 
-	Rounds         []RoundReport `json:"rounds"`
-	StateBytes     uint64        `json:"stateBytes"`
-	MetaBytes      uint64        `json:"metaBytes"`
-	PagesCommitted uint64        `json:"pagesCommitted"`
-	PagesResidual  uint64        `json:"pagesResidual"`  // sent during the stop
-	PagesFetched   uint64        `json:"pagesFetched"`   // after the start
-	PacketsQueued  uint64        `json:"packetsQueued"`  // by a shut gate, delivered afterwards
-	PacketsDropped uint64        `json:"packetsDropped"` // since the queue was full
-	WireBytes      uint64        `json:"wireBytes"`      // all of them
-	Warnings       []string      `json:"warnings"`       // fallbacks that were taken, and the like
+	Rounds []RoundReport `json:"rounds"`
+	// Connections says what becomes of each that the sandbox had when it was planned, where not all are kept.
+	Connections    []wire.Fate `json:"connections"`
+	BundleBytes    uint64      `json:"bundleBytes"` // of files that were sent along
+	StateBytes     uint64      `json:"stateBytes"`
+	MetaBytes      uint64      `json:"metaBytes"`
+	PagesCommitted uint64      `json:"pagesCommitted"`
+	PagesResidual  uint64      `json:"pagesResidual"`  // sent during the stop
+	PagesFetched   uint64      `json:"pagesFetched"`   // after the start
+	PacketsQueued  uint64      `json:"packetsQueued"`  // by a shut gate, delivered afterwards
+	PacketsDropped uint64      `json:"packetsDropped"` // since the queue was full
+	WireBytes      uint64      `json:"wireBytes"`      // all of them
+	Warnings       []string    `json:"warnings"`       // fallbacks that were taken, and the like
 }
 
 // SetTiming fills in everything that a Timing knows.

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
+	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -25,7 +26,8 @@ func sampleReport(t testing.TB) Report {
 		}
 	}
 	r := Report{
-		Version: ReportVersion, Sandbox: "redis", Attempt: attempt.ID{1, 2, 3}, Epoch: 4, Role: Source,
+		Version: ReportVersion, Sandbox: "redis", Connections: []wire.Fate{{Connection: "tcp 10.9.0.2:80 - 10.9.0.3:5000 ESTABLISHED", Reason: "local address 10.9.0.2 is not there"}},
+		Attempt: attempt.ID{1, 2, 3}, Epoch: 4, Role: Source,
 		Peer: "host-b", Address: "192.0.2.2:7777", Mode: "precopy", Codec: "auto",
 		Rounds: []RoundReport{{
 			Number: 1, Tracker: "all", Nanoseconds: 1e9, PagesScanned: 10, PagesSent: 7, PagesZero: 2, PagesDuplicate: 1,

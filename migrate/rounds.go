@@ -224,6 +224,7 @@ func (s *source) fixedDowntime() time.Duration {
 func (s *source) round(ctx context.Context, only *pages.Set, tracker string) (RoundReport, error) {
 	began := time.Now()
 	sent, zero, punched, wireBytes := s.lanes.pagesSent.Load(), s.lanes.pagesZero.Load(), s.lanes.pagesPunched.Load(), s.lanes.wireBytes()
+	duplicate := s.lanes.pagesDuplicate.Load()
 	s.rounds++
 	s.last.Round = int(s.rounds)
 	s.tell("")
@@ -253,7 +254,8 @@ func (s *source) round(ctx context.Context, only *pages.Set, tracker string) (Ro
 	r := RoundReport{
 		Number: int(s.rounds), Tracker: tracker, Nanoseconds: took.Nanoseconds(), PagesScanned: result.PagesScanned,
 		PagesSent: s.lanes.pagesSent.Load() - sent, PagesZero: s.lanes.pagesZero.Load() - zero,
-		PagesPunched: s.lanes.pagesPunched.Load() - punched, WireBytes: s.lanes.wireBytes() - wireBytes,
+		PagesDuplicate: s.lanes.pagesDuplicate.Load() - duplicate,
+		PagesPunched:   s.lanes.pagesPunched.Load() - punched, WireBytes: s.lanes.wireBytes() - wireBytes,
 		ThrottlePercent: s.last.ThrottlePercent,
 	}
 	s.measure(r)

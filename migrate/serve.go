@@ -72,7 +72,7 @@ func (s *server) lane(on int) error {
 // send sends pages, the first ones first.
 func (s *server) send(on int, ranges []wire.Range, buffer []byte) error {
 	lane := s.lanes.list[on]
-	err := s.read(ranges, buffer, func(first uint64, data []byte) error { return s.lanes.pagesOn(lane, first, data) })
+	err := s.read(ranges, buffer, func(first uint64, data []byte) error { return s.lanes.pagesOn(lane, first, data, nil) })
 	if err != nil {
 		return err
 	}

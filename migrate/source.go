@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/checkpoint/inside"
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
@@ -16,6 +18,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/migrate/handover"
 	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/restoreenv"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
@@ -49,7 +52,7 @@ func migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options, retry bool)
 		to: whereTo{identity: opts.Identity, peer: opts.Peer, address: opts.Address},
 		report: Report{
 			Version: ReportVersion, Sandbox: sb.ID, Role: Source, Peer: opts.Peer.Name, Address: opts.Address,
-			Mode: string(opts.Mode), Codec: opts.Codec.String(), Rounds: []RoundReport{}, Warnings: []string{},
+			Mode: string(opts.Mode), Codec: opts.Codec.String(), Rounds: []RoundReport{}, Warnings: []string{}, Connections: []wire.Fate{},
 		},
 	}
 	err = s.run(ctx)
@@ -176,6 +179,9 @@ func (s *source) run(ctx context.Context) error {
 	cancellable, cancel := s.opts.Canceller.begin(ctx)
 	defer cancel(nil)
 	err = s.prepare(cancellable)
+	if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		err = s.refusalOr(cancellable, err)
+	}
 	if err == nil {
 		failpoint.Here(failpoint.SourcePrepared)
 		err = s.opts.Canceller.commit()
@@ -284,8 +290,21 @@ func (s *source) plan(ctx context.Context) (err error) {
 	if _, err := expect[*wire.Welcome](ctx, s.link); err != nil {
 		return err
 	}
+	if s.opts.SendBundle {
+		if err := s.sendBundle(ctx); err != nil {
+			return fmt.Errorf("send bundle: %w", err)
+		}
+	}
 	if err := s.ask(ctx); err != nil {
 		return err
+	}
+	return s.openLanes(ctx)
+}
+
+// openLanes opens the data connections, if they are not open yet.
+func (s *source) openLanes(ctx context.Context) error {
+	if s.lanes != nil {
+		return nil
 	}
 	conns, err := s.to.dialData(ctx, s.id, s.opts.DataConnections)
 	if err != nil {
@@ -305,8 +324,19 @@ func (s *source) ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.opts.Policy == restoreenv.PolicyRelaxed {
+		if config.Connections, err = s.describeConnections(); err != nil {
+			return err
+		}
+	}
+	if s.opts.SendBundle && len(s.survey.Containers) > 0 {
+		return errors.New("a sandbox of several containers does not bring its bundles: put them on the target, and name them with --bundle")
+	}
 	d := document{Config: config, Bundle: s.opts.Bundle, Policy: s.opts.Policy, Map: s.opts.Map}
 	if d.Bundles, err = s.furtherBundles(); err != nil {
+		return err
+	}
+	if d.MemoryBytes, err = allocatedBytes(s.memory); err != nil {
 		return err
 	}
 	plan, err := d.plan(s.survey.MemoryBytes / pages.PageSize)
@@ -316,10 +346,17 @@ func (s *source) ask(ctx context.Context) error {
 	if err := s.link.control.Send(plan); err != nil {
 		return err
 	}
+	return s.takeFindings(ctx)
+}
+
+// takeFindings awaits what the target has found. Those that are fatal are the error,
+// the others become warnings.
+func (s *source) takeFindings(ctx context.Context) error {
 	answer, err := expect[*wire.Findings](ctx, s.link)
 	if err != nil {
 		return err
 	}
+	s.report.Connections = answer.Connections
 	fatal := false
 	for _, f := range answer.Findings {
 		fatal = fatal || f.Fatal

@@ -44,7 +44,7 @@ func (s *source) stop(ctx context.Context) error {
 			missing, err = s.residual(ctx, m)
 			return err
 		},
-		State: state, Metadata: meta,
+		State: state, Metadata: meta, Connections: len(s.report.Connections) > 0,
 	})
 	if err != nil {
 		return err
@@ -81,7 +81,15 @@ func (s *source) stop(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.link.control.Send(&wire.Handover{Totals: totals, Epoch: s.epoch}); err != nil {
+	terminals, err := terminalsOf(stopped)
+	if err != nil {
+		return err
+	}
+	lost, err := s.lostConnections(stopped)
+	if err != nil {
+		return err
+	}
+	if err := s.link.control.Send(&wire.Handover{Totals: totals, Epoch: s.epoch, Terminals: terminals, Connections: lost}); err != nil {
 		return err
 	}
 	s.enter(Load)
@@ -150,8 +158,7 @@ func (s *source) residual(ctx context.Context, stopped *checkpoint.SavedMemory) 
 	}
 	candidates.RemoveRange(0, inlinePages)
 	for _, p := range stopped.Inline {
-		s.ledger.place(p.First, p.Data)
-		if err := s.lanes.pages(p.First, p.Data); err != nil {
+		if err := s.lanes.pages(p.First, p.Data, s.ledger.place(p.First, p.Data)); err != nil {
 			return nil, err
 		}
 	}
@@ -223,8 +230,7 @@ func (s *source) send(round func(sizeBytes uint64, visit pages.Visit) (pages.Sca
 		return pages.ScanResult{}, err
 	}
 	result, err := round(size, func(first uint64, data []byte) error {
-		s.ledger.place(first, data)
-		return s.lanes.pages(first, data)
+		return s.lanes.pages(first, data, s.ledger.place(first, data))
 	})
 	if err != nil || result.Freed.Empty() {
 		return result, err

@@ -53,9 +53,12 @@ type target struct {
 	arrival *arrival // nil before the plan was accepted
 	inbox   *inbox
 	conns   []net.Conn
-	ahead   chan received // what came while the data connections were awaited, nil for nothing
-	lanes   sync.WaitGroup
-	rounds  uint64
+	ahead   chan received  // what came while the data connections were awaited, nil for nothing
+	readers []*wire.Reader // of conns
+	// bundle is the directory of the bundle that was sent along, empty for none.
+	bundle string
+	lanes  sync.WaitGroup
+	rounds uint64
 	// rejoined: the attempt was committed on an earlier connection.
 	rejoined bool
 	// cancel ends the goroutines of this connection; lanes counts them.
@@ -99,6 +102,11 @@ func (t *target) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if offer, ok := m.(*wire.Bundle); ok {
+		if m, err = t.takeBundle(ctx, meeting, offer); m == nil || err != nil {
+			return err
+		}
+	}
 	if plan, ok := m.(*wire.Plan); ok {
 		if err := t.prepare(ctx, plan); err != nil {
 			return err
@@ -106,11 +114,11 @@ func (t *target) run(ctx context.Context) error {
 		if t.arrival == nil {
 			return nil // refused, with findings
 		}
-		if t.conns, err = t.awaitData(ctx, meeting); err != nil {
+		if err := t.awaitData(ctx, meeting); err != nil {
 			return err
 		}
-		for _, conn := range t.conns {
-			t.lanes.Go(func() { t.inbox.lane(conn) })
+		for i, conn := range t.conns {
+			t.lanes.Go(func() { t.inbox.lane(conn, t.readers[i]) })
 		}
 		if err := t.session.Conn.SetDeadline(time.Time{}); err != nil {
 			return err
@@ -179,37 +187,40 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 	if override, ok := t.receiver.Bundles[t.id]; ok {
 		d.Bundle = override
 	}
+	if t.bundle != "" {
+		d.Bundle = t.bundle
+	}
 	bundle, err := sandbox.LoadBundle(d.Bundle)
 	if err != nil {
 		return refuse(t.session, codePlan, err)
 	}
 	furtherBundles, furtherFindings := t.loadFurther(d)
-	plan, err := checkpoint.PlanFor(&d.Config, checkpoint.PlanOptions{Bundle: bundle, Further: furtherBundles, Policy: d.Policy, Map: d.Map})
+	plan, err := checkpoint.PlanFor(&d.Config, checkpoint.PlanOptions{
+		Bundle: bundle, Further: furtherBundles, Policy: d.Policy, Map: d.Map, MemoryBytes: d.MemoryBytes,
+	})
 	if err != nil {
 		return refuse(t.session, codePlan, err)
 	}
 	findings := append(furtherFindings, findingsOf(plan, wire.MaxFindings-2-len(furtherFindings))...)
-	if bundle.Spec.Process.Terminal {
-		findings = append(findings, wire.Finding{
-			Code: "terminal", Subject: "process.terminal", Fatal: true,
-			Message: "a sandbox with a terminal cannot move: nobody holds its other end on the target",
-		})
+	if f := t.receiver.checkTerminals(bundle, plan); f != nil {
+		findings = append(findings, *f)
 	}
 	if _, err := t.receiver.Root.Open(t.id); !errors.Is(err, sandbox.ErrNotFound) {
 		findings = append(findings, wire.Finding{
 			Code: "exists", Subject: "sandbox " + t.id, Fatal: true, Message: "the target has a sandbox of this ID: delete it first",
 		})
 	}
+	answer := &wire.Findings{Findings: findings, Connections: fatesOf(plan)}
 	for _, f := range findings {
 		if f.Fatal {
-			return t.session.Control.Send(&wire.Findings{Findings: findings})
+			return t.session.Control.Send(answer)
 		}
 	}
 	if err := t.startStandby(ctx, plan, bundle, &d.Config, m.Files); err != nil {
 		return refuse(t.session, codeStandby, err)
 	}
 	failpoint.Here(failpoint.TargetStandby)
-	return t.session.Control.Send(&wire.Findings{Findings: findings})
+	return t.session.Control.Send(answer)
 }
 
 // findingsOf returns what stands in a plan, at most so many.
@@ -227,31 +238,53 @@ func findingsOf(plan *checkpoint.Plan, most int) []wire.Finding {
 }
 
 func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle *sandbox.Bundle, config *image.Config, files []wire.MemoryFile) error {
-	stdio, err := t.receiver.openOutput(t.id)
+	streams, err := t.receiver.openStreams(t.id, bundle, plan)
 	if err != nil {
 		return err
 	}
 	further, standIns, err := t.openFurther(config)
 	if err != nil {
-		for _, f := range stdio {
+		streams.terminals.close()
+		for _, f := range streams.stdio {
+			f.Close()
+		}
+		for _, f := range streams.slaves {
 			f.Close()
 		}
 		return err
 	}
-	whole := !Mode(t.hello.Mode).MayLeavePages()
-	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, cameBy(t.session.Attempt(), t.session.Peer.Name), whole,
-		sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: stdio, Output: t.receiver.outputPath(t.id)}, further)
+	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, checkpoint.StandbyOptions{
+		From: cameBy(t.session.Attempt(), t.session.Peer.Name), Whole: !Mode(t.hello.Mode).MayLeavePages(), Terminals: streams.slaves, Further: further,
+		Create: sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: streams.stdio, Output: t.receiver.outputPath(t.id), OwnsBundle: t.bundle != ""},
+	})
 	if err != nil {
+		streams.terminals.close()
 		closeStandIns(standIns)
 		return err
 	}
-	t.arrival = &arrival{standby: standby, standIns: standIns}
+	t.arrival = &arrival{standby: standby, standIns: standIns, terminals: streams.terminals, plan: plan}
 	t.inbox = newInbox(standby.Memory, int(t.hello.DataConnections), t.arrival.packet)
+	t.inbox.refuse = t.refusePages()
+	t.inbox.charger = newCharger(standby.Charges(), standby.Charge)
 	t.inbox.postcopy = Mode(t.hello.Mode).MayLeavePages()
 	t.inbox.resize(files)
 	go t.inbox.state.pump(standby.State)
 	go t.inbox.meta.pump(standby.Metadata)
 	return nil
+}
+
+// refusePages returns what refuses the attempt once, at once: the source may be sending, and wait for nothing else. It ends the data
+// connections, so that it does not wait for them either.
+func (t *target) refusePages() func(error) {
+	var once sync.Once
+	return func(err error) {
+		once.Do(func() {
+			refuse(t.session, codePages, err)
+			for _, conn := range t.conns {
+				conn.Close()
+			}
+		})
+	}
 }
 
 // serve takes messages until the connection or the attempt ends.
@@ -332,6 +365,12 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	if err != nil {
 		return refuse(t.session, codeLoad, err)
 	}
+	if err := t.arrival.terminals.keep(m.Terminals); err != nil {
+		return refuse(t.session, codeLoad, err)
+	}
+	if err := t.arrival.tellPeers(ctx, sb, m.Connections); err != nil {
+		t.log.Warn("peers of closed connections are not told", "sandbox", t.id, "error", err)
+	}
 	t.arrival.loaded(sb)
 	if err := t.handover.Expect(t.session.Attempt(), t.arrival); err != nil {
 		return refuse(t.session, codeLoad, err)
@@ -395,6 +434,7 @@ func (t *target) close() {
 			t.log.Error("standby did not end", "sandbox", t.id, "error", err)
 		}
 	}
+	t.dropBundle()
 	if t.journal != nil {
 		t.journal.Close()
 	}

@@ -1,7 +1,11 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -35,35 +39,65 @@ func (c *creation) startInCgroup(cfg *boot.Config) (*spare.Process, error) {
 	if linux == nil || linux.CgroupsPath == "" {
 		return startProcess(cfg, c.log)
 	}
-	leave, err := c.joinCgroup(linux, linux.Resources)
+	process, err := c.startIn(linux, cfg)
 	if err != nil {
 		c.warnings = append(c.warnings, fmt.Sprintf("linux.cgroupsPath %q and linux.resources are not applied: %v", linux.CgroupsPath, err))
 		return startProcess(cfg, c.log)
 	}
-	defer leave()
-	// Not the prepared process: what it has by now is charged to our own cgroup.
-	spare.Discard()
-	return spare.Start(cfg.ID, cfg.Platform, c.log)
+	if cfg.Restore != nil {
+		cfg.Restore.Charge = true
+	}
+	return process, nil
 }
 
-// joinCgroup makes the cgroup with the limits and moves this process into it until leave is
-// called, so that what it starts begins there and not a page is charged
-// elsewhere.
-func (c *creation) joinCgroup(linux *specs.Linux, limits *specs.LinuxResources) (leave func(), err error) {
+// startIn makes the cgroup and starts a process in it.
+func (c *creation) startIn(linux *specs.Linux, cfg *boot.Config) (*spare.Process, error) {
 	group, err := openCgroup(linux.CgroupsPath, c.opts.ID)
 	if err != nil {
 		return nil, err
 	}
-	if err := group.Install(limits); err != nil {
+	if err := group.Install(linux.Resources); err != nil {
+		return nil, err
+	}
+	// Not the prepared process: what it has by now is charged to our own cgroup. Nor do we go there ourselves
+	// for a moment, as would an agent with all that it does for other sandboxes.
+	spare.Discard()
+	process, err := spare.StartPlaced(cfg.ID, cfg.Platform, c.log, func(pid int) error { return placeInCgroup(group, pid) })
+	if err != nil {
+		group.Uninstall()
 		return nil, err
 	}
 	c.undoer(func() { group.Uninstall() })
-	leave, err = group.Join()
-	if err != nil {
-		return nil, err
-	}
 	c.record.CgroupPath, c.record.Cgroup = linux.CgroupsPath, &cgroup.CgroupJSON{Cgroup: group}
-	return leave, nil
+	return process, nil
+}
+
+// controllers are those of version 1 that a sandbox is placed under, where the host has them.
+var controllers = []string{
+	"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "net_cls", "net_prio", "perf_event", "pids", "rdma", "systemd",
+}
+
+// placeInCgroup moves a process into a cgroup.
+func placeInCgroup(group cgroup.Cgroup, pid int) error {
+	if cgroup.IsOnlyV2() {
+		return writeProcs(group.MakePath(""), pid)
+	}
+	for _, name := range controllers {
+		if err := writeProcs(group.MakePath(name), pid); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeProcs(dir string, pid int) error {
+	f, err := os.OpenFile(filepath.Join(dir, "cgroup.procs"), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = fmt.Fprint(f, pid)
+	return err
 }
 
 // openCgroup accepts a plain path and systemd's slice:prefix:name.

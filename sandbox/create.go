@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -54,8 +56,10 @@ type CreateOptions struct {
 	Platform string             // default boot.DefaultPlatform
 	Tracking string             // default boot.TrackingOn; the others are for measurements
 	Overlay  mounts.OverlayMode // which writable mounts get a writable layer in memory; default none
-	Lenient  bool               // leave out mounts of unknown type, with a warning, instead of refusing
-	Debug    bool               // log what the guest's kernel does
+	// OwnsBundle: the bundle's directory was made for this sandbox and goes with it.
+	OwnsBundle bool
+	Lenient    bool // leave out mounts of unknown type, with a warning, instead of refusing
+	Debug      bool // log what the guest's kernel does
 
 	// Restore creates the sandbox around a saved kernel.
 	Restore *Restore
@@ -68,6 +72,9 @@ type Restore struct {
 	Mounts   *mounts.List // the saved mounts, with their sources on this host
 	Sessions []boot.Session
 	Terminal *boot.TerminalState
+	// Terminals are the slave ends of new terminals for exec'd processes, by session; Create takes
+	// ownership. Where a session has none, its streams lead nowhere.
+	Terminals map[string]*os.File
 	// Processes is about how many processes the saved kernel has, to have room for them ready.
 	Processes int
 	// Network is what the saved kernel has on this host, no links for loopback
@@ -96,6 +103,7 @@ func (r Root) Create(ctx context.Context, opts CreateOptions) (_ *Sandbox, warni
 		for _, f := range opts.Restore.Further {
 			owned = append(owned, f.Stdio...)
 		}
+		owned = slices.AppendSeq(owned, maps.Values(opts.Restore.Terminals))
 		if opts.Restore.Faults != nil {
 			owned = append(owned, opts.Restore.Faults)
 		}
@@ -168,6 +176,7 @@ func (c *creation) run(ctx context.Context) (*Sandbox, error) {
 	c.record = Record{
 		ID: c.opts.ID, Bundle: bundle.Dir, Created: time.Now().UTC(), Annotations: bundle.Spec.Annotations,
 		Terminal: bundle.Spec.Process.Terminal, Platform: c.opts.Platform, Output: c.opts.Output,
+		OwnsBundle: c.opts.OwnsBundle,
 	}
 	if c.record.Platform == "" {
 		c.record.Platform = boot.DefaultPlatform
@@ -298,6 +307,9 @@ func (c *creation) openFiles(context.Context) error {
 		return err
 	}
 	c.files.Load = restore.Files
+	for _, name := range slices.Sorted(maps.Keys(restore.Terminals)) {
+		c.files.Terminals = append(c.files.Terminals, restore.Terminals[name])
+	}
 	if restore.Faults != nil {
 		c.files.Faults = []*os.File{restore.Faults}
 	}
@@ -317,7 +329,8 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 	}
 	if restore := c.opts.Restore; restore != nil {
 		cfg.Restore = &boot.RestoreConfig{
-			Sessions: restore.Sessions, Terminal: restore.Terminal, Processes: restore.Processes, Resets: restore.Resets,
+			Sessions: restore.Sessions, Terminals: slices.Sorted(maps.Keys(restore.Terminals)),
+			Terminal: restore.Terminal, Processes: restore.Processes, Resets: restore.Resets,
 			Further: c.furtherConfig(),
 		}
 	}

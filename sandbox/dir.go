@@ -41,8 +41,10 @@ const maxRecordBytes = 64 << 20
 
 // Record is what a state directory says about its sandbox.
 type Record struct {
-	ID          string            `json:"id"`
-	Bundle      string            `json:"bundle"`
+	ID     string `json:"id"`
+	Bundle string `json:"bundle"`
+	// OwnsBundle says that the bundle's directory goes with the sandbox.
+	OwnsBundle  bool              `json:"ownsBundle,omitempty"`
 	Created     time.Time         `json:"created"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Terminal    bool              `json:"terminal"`
@@ -156,6 +158,9 @@ func (s *Sandbox) Spec() (*specs.Spec, error) {
 	}
 	return &spec, nil
 }
+
+// Dir returns the sandbox's state directory.
+func (s *Sandbox) Dir() string { return s.dir }
 
 // LogPath returns the path of the log of the sandbox's processes.
 func (s *Sandbox) LogPath() string { return filepath.Join(s.processDir(), logName) }

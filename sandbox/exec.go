@@ -29,11 +29,15 @@ func (s *Sandbox) Exec(ctx context.Context, process *specs.Process, files []*os.
 }
 
 // WaitProcess blocks until a process inside has ended and returns its exit
-// status. Where the whole container ends first, that is SIGKILL's status.
+// status. Where the whole container ends first, that is SIGKILL's status; where it
+// migrates, that is an ErrMigrated.
 func (s *Sandbox) WaitProcess(ctx context.Context, pid int32) (int, error) {
 	var result control.WaitResult
 	err := control.Call(ctx, s.processDir(), 0, control.MethodWait, &control.WaitArgs{Which: s.which(), PID: pid}, &result)
 	if errors.Is(err, control.ErrUnreachable) && s.Sandbox.wait(ctx) == nil {
+		if err := s.migratedError(); err != nil {
+			return 0, err
+		}
 		return 128 + int(unix.SIGKILL), nil
 	}
 	if err != nil {

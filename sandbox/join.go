@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"gvisor.dev/gvisor/runsc/cgroup"
 
 	"github.com/sbxmigrate/sbxmigrate/mounts"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
@@ -76,20 +77,42 @@ func (c *creation) checkShared(context.Context) error {
 	return nil
 }
 
-// startFurtherGofer starts the container's gofer in the container's cgroup, where
-// the host lets us. That is all of the container that has processes of its own.
+// startFurtherGofer starts the container's gofer and places it in the container's
+// cgroup, where the host lets us. That is all of the container that has processes of
+// its own.
 func (c *creation) startFurtherGofer(ctx context.Context) error {
+	if err := c.startGofer(ctx); err != nil {
+		return err
+	}
 	linux := c.opts.Bundle.Spec.Linux
 	if linux == nil || linux.CgroupsPath == "" {
-		return c.startGofer(ctx)
+		return nil
 	}
-	leave, err := c.joinCgroup(linux, nil)
-	if err != nil {
+	if err := c.makeFurtherCgroup(linux.CgroupsPath); err != nil {
 		c.warnings = append(c.warnings, fmt.Sprintf("linux.cgroupsPath %q is not made: %v", linux.CgroupsPath, err))
-		return c.startGofer(ctx)
 	}
-	defer leave()
-	return c.startGofer(ctx)
+	return nil
+}
+
+// makeFurtherCgroup makes the container's cgroup, without limits.
+func (c *creation) makeFurtherCgroup(path string) error {
+	group, err := openCgroup(path, c.opts.ID)
+	if err != nil {
+		return err
+	}
+	if err := group.Install(nil); err != nil {
+		return err
+	}
+	if err := placeInCgroup(group, c.gofer.PID); err != nil {
+		group.Uninstall()
+		return err
+	}
+	c.undoer(func() {
+		c.gofer.Kill() // it is in there
+		group.Uninstall()
+	})
+	c.record.CgroupPath, c.record.Cgroup = path, &cgroup.CgroupJSON{Cgroup: group}
+	return nil
 }
 
 // compareWarnings replaces what a sandbox of its own would not have by what a further

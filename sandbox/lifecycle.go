@@ -43,6 +43,8 @@ func (s *Sandbox) Status(ctx context.Context) specs.ContainerState {
 		return specs.ContainerState(status.Status)
 	case errors.Is(err, control.ErrUnreachable) && !s.Sandbox.Alive():
 		return specs.StateStopped
+	case s.migratedError() != nil:
+		return specs.StateStopped // it is just being ended, and ran for the last time before it moved
 	default:
 		return specs.StateRunning
 	}
@@ -238,6 +240,9 @@ func (s *Sandbox) Delete(ctx context.Context, force bool) error {
 	err = s.removeCgroup()
 	if s.migratedError() == nil {
 		err = errors.Join(err, s.returnAddresses(), s.runHooks(ctx, hookPoststop))
+	}
+	if s.OwnsBundle {
+		err = errors.Join(err, os.RemoveAll(s.Bundle))
 	}
 	return errors.Join(err, os.RemoveAll(s.dir))
 }

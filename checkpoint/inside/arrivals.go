@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/hostarch"
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/safemem"
 	"gvisor.dev/gvisor/pkg/sentry/memmap"
 	"gvisor.dev/gvisor/pkg/sentry/state/stateio"
@@ -324,5 +325,32 @@ func (a *arrivals) fail(err error) {
 	if a.err == nil {
 		a.err = err
 		a.changed.Broadcast()
+	}
+}
+
+// chargePieceBytes is how much memory is allocated at a time.
+const chargePieceBytes = 1 << 20
+
+// chargeMissing allocates memory for the missing pages, so that it is charged to this process and not to the pager that places
+// them. It is for a kernel without a trap: with one, what is placed is charged to this process anyway.
+func (a *arrivals) chargeMissing(charge func(start, end uint64) error) {
+	a.mu.Lock()
+	missing := a.missing.Clone()
+	a.mu.Unlock()
+	for start, end := range missing.Ranges() {
+		for start < end {
+			s := pageSpan{start, min(end, start+chargePieceBytes/pages.PageSize)}
+			start = s.end
+			a.mu.Lock()
+			lacks := !a.over && a.lacks(s)
+			a.mu.Unlock()
+			if !lacks {
+				continue
+			}
+			if err := charge(s.start*pages.PageSize, s.end*pages.PageSize); err != nil {
+				log.Warningf("%v", err) // placing the pages fails, too
+				return
+			}
+		}
 	}
 }

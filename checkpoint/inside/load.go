@@ -70,6 +70,9 @@ func Load(l *boot.Loading) (*kernel.Kernel, error) {
 		if err := missing.prepared(); err != nil {
 			return nil, fmt.Errorf("prepare for memory that is missing: %w", err)
 		}
+		if l.Charge != nil && l.Trap == nil {
+			go missing.chargeMissing(l.Charge)
+		}
 	}
 	go func() {
 		if err := loader.Wait(); err != nil {
@@ -97,7 +100,7 @@ func newReader(l *boot.Loading, socket *os.File, standby, whole bool) (_ stateio
 	if standby {
 		arriving.Store(&arrivals{over: true}) // who asks what is left is told that nothing is
 	}
-	return newPageReader(socket, standby), nil
+	return newPageReader(socket, standby, l.Charge), nil
 }
 
 // bufferedReader collects the small reads of the state decoder.

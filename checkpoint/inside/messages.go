@@ -24,6 +24,7 @@ const (
 	MethodRelease  = "Checkpoint.Release"  // ReleaseArgs → None
 	MethodFrames   = "Checkpoint.Frames"   // None → FrameList
 	MethodInject   = "Checkpoint.Inject"   // FrameList → None
+	MethodResets   = "Checkpoint.Resets"   // ResetArgs → None
 	MethodAttach   = "Checkpoint.Attach"   // AttachArgs → Attached
 	MethodMemory   = "Checkpoint.Memory"   // None → Prepared, of a kernel that is stopped for good
 )
@@ -42,6 +43,8 @@ type Survey struct {
 	// it has beyond that and will not have again.
 	Network *network.Identity `json:"network"`
 	Losses  []network.Loss    `json:"losses,omitempty"`
+	// Connections are those that it has at the moment.
+	Connections []network.Connection `json:"connections,omitempty"`
 	// Findings are what cannot be saved right now.
 	Findings []Finding `json:"findings,omitempty"`
 }
@@ -92,6 +95,8 @@ type Prepared struct {
 // migration, where the events of the stop go (see events.go).
 type SaveArgs struct {
 	urpc.FilePayload
+	// Connections asks for those of the saved kernel; a checkpoint gets them unasked.
+	Connections bool `json:"connections,omitempty"`
 }
 
 // SaveFiles is the number of files in SaveArgs.
@@ -109,8 +114,13 @@ type SaveResult struct {
 	Terminal   *boot.TerminalState   `json:"terminal,omitempty"`
 	Containers []boot.ContainerState `json:"containers,omitempty"`
 	// Connections are those of the saved kernel, with the numbers that they stopped
-	// at. A migration, which has no use for them, gets none.
+	// at. A migration gets them if it asks.
 	Connections []network.Connection `json:"connections,omitempty"`
+}
+
+// ResetArgs are connections of a loaded kernel that end when it is started, whose peers are told.
+type ResetArgs struct {
+	Fates []network.Fate `json:"fates"`
 }
 
 // What goes through the file for page ranges: records of RangeBytes, a first

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/sentry/memmap"
 	"gvisor.dev/gvisor/pkg/sentry/state/stateio"
 )
@@ -73,6 +74,8 @@ type pageReader struct {
 	// standby says that all pages come at once, by AnswerAll, and that nothing is
 	// asked for.
 	standby bool
+	// charge allocates memory before a pager places pages there; nil: it need not.
+	charge func(start, end uint64) error
 
 	mu   sync.Mutex
 	cond sync.Cond
@@ -95,9 +98,9 @@ type askedPages struct {
 }
 
 // newPageReader makes a reader for a kernel whose pages come from an image or, with
-// standby, are all in their place before it runs.
-func newPageReader(socket *os.File, standby bool) *pageReader {
-	r := &pageReader{socket: socket, standby: standby}
+// standby, are all in their place before it runs. charge may be nil.
+func newPageReader(socket *os.File, standby bool, charge func(start, end uint64) error) *pageReader {
+	r := &pageReader{socket: socket, standby: standby, charge: charge}
 	r.cond.L = &r.mu
 	go r.receive(socket)
 	return r
@@ -178,6 +181,12 @@ func (r *pageReader) ask(id int) {
 	for _, fr := range ranges {
 		request = binary.LittleEndian.AppendUint64(request, fr.Start)
 		request = binary.LittleEndian.AppendUint64(request, fr.End)
+		if r.charge != nil {
+			// Where it fails, placing the page does, too.
+			if err := r.charge(fr.Start, fr.End); err != nil {
+				log.Warningf("%v", err)
+			}
+		}
 	}
 	if _, err := r.socket.Write(request); err != nil {
 		r.lose(r.socket, fmt.Errorf("ask for pages: %w", err))

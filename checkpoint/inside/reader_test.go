@@ -88,7 +88,7 @@ func wantDone(t *testing.T, r stateio.AsyncReader, id int) {
 // A kernel that comes from an image asks for its pages, and has each when that is answered.
 func TestReaderAsks(t *testing.T) {
 	pager, socket := newFakePager(t)
-	r := newPageReader(socket, false)
+	r := newPageReader(socket, false, nil)
 	read(r, 0, 0, 10)
 	read(r, 2, 10, 20)
 	pager.wantRequest(0, [2]uint64{0, 10})
@@ -106,7 +106,7 @@ func TestReaderAsks(t *testing.T) {
 func TestReaderWithoutPager(t *testing.T) {
 	for name, standby := range map[string]bool{"image": false, "standby": true} {
 		pager, socket := newFakePager(t)
-		r := newPageReader(socket, standby)
+		r := newPageReader(socket, standby, nil)
 		read(r, 0, 0, 10)
 		pager.socket.Close()
 		if _, err := r.Wait(nil, 1); err == nil {
@@ -114,7 +114,7 @@ func TestReaderWithoutPager(t *testing.T) {
 		}
 	}
 	pager, socket := newFakePager(t)
-	r := newPageReader(socket, true)
+	r := newPageReader(socket, true, nil)
 	read(r, 1, 10, 20)
 	pager.say(AnswerAll)
 	wantDone(t, r, 1)
@@ -127,7 +127,7 @@ func TestReaderWithoutPager(t *testing.T) {
 func TestReaderRefusesAnswers(t *testing.T) {
 	for name, answer := range map[string]uint32{"never made": 1, "no such": MaxRequests} {
 		pager, socket := newFakePager(t)
-		r := newPageReader(socket, false)
+		r := newPageReader(socket, false, nil)
 		read(r, 0, 0, 10)
 		pager.wantRequest(0, [2]uint64{0, 10})
 		pager.say(answer)
@@ -137,7 +137,7 @@ func TestReaderRefusesAnswers(t *testing.T) {
 	}
 	for name, answer := range map[string]uint32{"missing pages": AnswerMissing, "a request": 0} {
 		pager, socket := newFakePager(t)
-		whole := newPageReader(socket, true)
+		whole := newPageReader(socket, true, nil)
 		read(whole, 0, 0, 10)
 		pager.say(answer)
 		if _, err := whole.Wait(nil, 1); err == nil {

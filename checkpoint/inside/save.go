@@ -53,6 +53,7 @@ func (c *Checkpoint) Survey(_ *control.None, out *Survey) error {
 	stack, _ := c.s.Network()
 	var losses []network.Loss
 	out.Network, losses = network.Snapshot(stack, c.s.BootedNetwork())
+	out.Connections = network.Connections(stack)
 	if _, err := network.ExportFilters(stack); err != nil {
 		losses = append(losses, network.Loss{Code: network.CodeGuestFilters, Detail: err.Error(), Blocks: true})
 	}
@@ -123,7 +124,8 @@ func (c *Checkpoint) Save(in *SaveArgs, out *SaveResult) error {
 	if events != nil {
 		events.stopped(paused.Sub(start))
 		references.first = events.collect
-	} else {
+	}
+	if events == nil || in.Connections {
 		stack, _ := c.s.Network()
 		out.Connections = network.Connections(stack)
 	}
@@ -280,6 +282,9 @@ func (c *Checkpoint) resumeLocked(st *stop) {
 	st.collect()
 	st.lifeline.Close()
 }
+
+// Resets says which peers are to be told of the end of their connections when the kernel is started.
+func (c *Checkpoint) Resets(in *ResetArgs, _ *control.None) error { return c.s.SetResets(in.Fates) }
 
 // Disarm keeps the tasks stopped even when the pager goes away: the saved
 // state is durable, and this sandbox is about to be ended.

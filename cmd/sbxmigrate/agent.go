@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,7 @@ type agentOptions struct {
 	bundles    []string
 	migrations int
 	memory     uint64
+	maxBundle  uint64
 	metrics    string
 }
 
@@ -32,7 +34,8 @@ ended.
 
 Only hosts whose keys are trusted are talked to: see the key command. A sandbox
 that arrives runs over the bundle at the path that it had, or that the source
-names, or that --bundle says. What it prints goes to DATA/outputs/ID.log.
+names, or that --bundle says, or one that the source sends along, if --max-bundle
+allows that: it is kept in DATA/bundles as long as the sandbox. What it prints goes to DATA/outputs/ID.log.
 
 The agent prints the address that it listens on, and ends on SIGTERM or SIGINT;
 sandboxes that run go on.`,
@@ -47,6 +50,7 @@ sandboxes that run go on.`,
 	f.StringArrayVar(&opts.bundles, "bundle", nil, "directory of the bundle for a sandbox: `ID=DIR`")
 	f.IntVar(&opts.migrations, "max-migrations", 4, "how many sandboxes may arrive at a `time`")
 	f.Uint64Var(&opts.memory, "max-memory", 0, "how much memory arriving sandboxes may have together, in `bytes`; 0: any")
+	f.Uint64Var(&opts.maxBundle, "max-bundle", 0, "how large a bundle that a source sends along may be, in `bytes`; 0: none is taken")
 	f.StringVar(&opts.metrics, "metrics", "", "serve Prometheus metrics at this `address`, without authentication; empty: nowhere")
 	return cmd
 }
@@ -64,8 +68,15 @@ func runAgent(ctx context.Context, c *cli, opts agentOptions) error {
 	}
 	logger := slog.New(slog.NewTextHandler(c.stderr, nil))
 	receiver := &migrate.Receiver{
-		Root: c.sandboxes(), Journals: opts.journals(), Outputs: opts.outputs(), Bundles: bundles, StandIns: c.standInOf,
+		Root: c.sandboxes(), Journals: opts.journals(), Outputs: opts.outputs(), Bundles: bundles, OpenTerminal: c.openArrivingTerminal, StandIns: c.standInOf,
 		Identity: identity, Keys: opts.keys(), Logger: logger,
+	}
+	if receiver.BundleDir, err = filepath.Abs(opts.bundleDir()); err != nil {
+		return err
+	}
+	receiver.MaxBundleBytes = opts.maxBundle
+	if err := receiver.SweepBundles(); err != nil {
+		return err
 	}
 	a, err := agent.New(agent.Options{
 		Identity: identity, Trust: opts.keys(), Handle: receiver.Handle, Logger: logger,

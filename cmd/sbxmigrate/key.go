@@ -26,6 +26,7 @@ func (o *dataOptions) addFlags(f *pflag.FlagSet) {
 
 func (o *dataOptions) keys() *hostkey.Store { return hostkey.Open(filepath.Join(o.data, "keys")) }
 func (o *dataOptions) journals() string     { return filepath.Join(o.data, "journals") }
+func (o *dataOptions) bundleDir() string    { return filepath.Join(o.data, "bundles") }
 func (o *dataOptions) outputs() string      { return filepath.Join(o.data, "outputs") }
 func (o *dataOptions) sockets() string      { return filepath.Join(o.data, "sockets") }
 func (o *dataOptions) reports() string      { return filepath.Join(o.data, "reports") }

@@ -21,6 +21,7 @@ type migrateOptions struct {
 	fitOptions
 	peer        string
 	bundles     []string
+	sendBundle  bool
 	mode        string
 	maxDowntime time.Duration
 	timeout     time.Duration
@@ -63,6 +64,7 @@ host's agent.`,
 	opts.fitOptions.addFlags(f)
 	f.StringVar(&opts.peer, "peer", "", "`name` under which the other host's key is trusted; not needed where it is clear")
 	f.StringArrayVarP(&opts.bundles, "bundle", "b", nil, "`directory` of the bundle on the other host (default: the same as here); NAME=DIR for a further container (repeatable)")
+	f.BoolVar(&opts.sendBundle, "send-bundle", false, "send the bundle along: config.json, and the root filesystem, which the sandbox must not write to")
 	f.StringVar(&opts.mode, "mode", string(migrate.PreCopy), "when memory moves: precopy, while the sandbox works; postcopy, after it runs there; hybrid, once before and the rest after; or stop")
 	f.DurationVar(&opts.maxDowntime, "max-downtime", convergence.DefaultMaxDowntime, "longest predicted stop to go ahead with")
 	f.DurationVar(&opts.timeout, "timeout", convergence.DefaultTimeout, "how long memory may move before that")
@@ -116,6 +118,11 @@ func runMigrate(ctx context.Context, c *cli, opts migrateOptions, id, address st
 		return interruption(ctx, err)
 	}
 	c.warn(report.Warnings...)
+	for _, f := range report.Connections {
+		if !f.Kept {
+			c.warn("connection " + f.Connection + ": closed: " + f.Reason)
+		}
+	}
 	if opts.json {
 		return migrate.WriteReport(c.stdout, report)
 	}
@@ -127,7 +134,7 @@ func runMigrate(ctx context.Context, c *cli, opts migrateOptions, id, address st
 // migration turns the flags into options.
 func (o *migrateOptions) migration(address string) (m migrate.Options, err error) {
 	m = migrate.Options{
-		Address: address, Journals: o.journals(), Mode: migrate.Mode(o.mode),
+		Address: address, Journals: o.journals(), SendBundle: o.sendBundle, Mode: migrate.Mode(o.mode),
 		Budget: convergence.Budget{
 			MaxDowntime: o.maxDowntime, Timeout: o.timeout, OnTimeout: convergence.OnTimeout(o.onTimeout), MaxThrottlePercent: o.throttle,
 		},
@@ -135,6 +142,9 @@ func (o *migrateOptions) migration(address string) (m migrate.Options, err error
 	}
 	if m.Bundle, m.Further, err = splitBundles(o.bundles, ""); err != nil {
 		return m, err
+	}
+	if o.sendBundle && len(o.bundles) > 0 {
+		return m, usageError("--bundle names one that is there, and --send-bundle sends one: give one of them")
 	}
 	switch m.Mode {
 	case migrate.PreCopy, migrate.PostCopy, migrate.Hybrid, migrate.StopAndCopy:

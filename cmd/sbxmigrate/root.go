@@ -92,7 +92,7 @@ func newRootCommand(c *cli) *cobra.Command {
 	}
 	add(groupLife, newRunCommand(c), newCreateCommand(c), newStartCommand(c), newKillCommand(c), newPauseCommand(c),
 		newResumeCommand(c), newWaitCommand(c), newDeleteCommand(c), newUpdateCommand(c))
-	add(groupInside, newStateCommand(c), newListCommand(c), newPSCommand(c), newExecCommand(c), newEventsCommand(c),
+	add(groupInside, newStateCommand(c), newListCommand(c), newPSCommand(c), newExecCommand(c), newAttachCommand(c), newEventsCommand(c),
 		newLogsCommand(c))
 	add(groupMove, newCheckpointCommand(c), newRestoreCommand(c), newPlanCommand(c), newInspectCommand(c),
 		newVerifyCommand(c), newMigrateCommand(c), newMigrationsCommand(c),

@@ -26,6 +26,8 @@ import (
 // passes on what it receives, and exits with the status of the process inside,
 // so that its PID can stand in a pid file and its parent can collect it.
 //
+// Where nobody else does, it also keeps the terminal: see keeper.go.
+//
 // Beside a foreground command it ends when the command lets go of it, which is
 // after the last output: the end of a session's leader hangs the terminal up, and
 // what has not been read by then is lost. Without one it ends with the process
@@ -42,6 +44,8 @@ const standInCommand = "stand-in"
 const (
 	standInReadyFD  = 3
 	standInAssignFD = 4
+	standInMasterFD = 5 // of a keeper
+	standInLogFD    = 6 // the same
 )
 
 const standInReady = "ready"
@@ -53,6 +57,12 @@ const containerPID int32 = 0
 // exist yet. terminal is the slave end, nil if there is none; the caller keeps
 // it. The caller calls letGo or collect.
 func (c *cli) startStandIn(id string, terminal *os.File) (*standIn, error) {
+	return c.startStandInWith(id, terminal, nil)
+}
+
+// startStandInWith is startStandIn with more files, from standInMasterFD on; the
+// caller keeps them.
+func (c *cli) startStandInWith(id string, terminal *os.File, more []*os.File) (*standIn, error) {
 	ready, readyChild, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -67,7 +77,7 @@ func (c *cli) startStandIn(id string, terminal *os.File) (*standIn, error) {
 	s := &standIn{ready: ready, assign: assign, cmd: exec.Command("/proc/self/exe", "--root", c.root, standInCommand, id)}
 	s.cmd.Args[0] = "sbxmigrate"
 	s.cmd.Env = []string{}
-	s.cmd.ExtraFiles = []*os.File{readyChild, assignChild}
+	s.cmd.ExtraFiles = append([]*os.File{readyChild, assignChild}, more...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if terminal != nil {
 		s.cmd.Stdin = terminal
@@ -83,10 +93,14 @@ func (c *cli) startStandIn(id string, terminal *os.File) (*standIn, error) {
 // assignTo says whom the stand-in stands for. When it returns, the stand-in
 // passes signals on. alone says that it is to go on by itself.
 func (s *standIn) assignTo(pid int32, alone bool) error {
+	return s.tell(assignment{PID: pid, Alone: alone})
+}
+
+func (s *standIn) tell(a assignment) error {
 	if said, err := io.ReadAll(s.ready); err != nil || string(said) != standInReady {
 		return errors.New("start stand-in: it ended without a word")
 	}
-	if err := json.NewEncoder(s.assign).Encode(assignment{pid, alone}); err != nil {
+	if err := json.NewEncoder(s.assign).Encode(a); err != nil {
 		return fmt.Errorf("assign stand-in: %w", err)
 	}
 	return nil
@@ -96,6 +110,8 @@ func (s *standIn) assignTo(pid int32, alone bool) error {
 type assignment struct {
 	PID   int32 `json:"pid"` // inside
 	Alone bool  `json:"alone"`
+	// Keep says that it was given the terminal's other end and a log, to keep them.
+	Keep bool `json:"keep,omitempty"`
 }
 
 // maxAssignmentBytes bounds it.
@@ -160,6 +176,9 @@ func runStandIn(ctx context.Context, c *cli, id string) error {
 		}
 	}
 	go passOn(ctx, s, told.PID, terminal, caught)
+	if told.Keep {
+		return keepTerminal(ctx, s, told.PID)
+	}
 	if !told.Alone {
 		_, err := io.Copy(io.Discard, assign) // ends when it is let go of
 		return err

@@ -41,6 +41,7 @@ type messageType struct {
 // messageTypes is every control message by the name that it has on the wire.
 var messageTypes = map[string]messageType{
 	"hello":     {Source, func() Message { return new(Hello) }},
+	"bundle":    {Source, func() Message { return new(Bundle) }},
 	"plan":      {Source, func() Message { return new(Plan) }},
 	"round":     {Source, func() Message { return new(Round) }},
 	"freeze":    {Source, func() Message { return new(Freeze) }},
@@ -100,6 +101,20 @@ type Welcome struct {
 
 func (m *Welcome) check() error { return m.Build.check() }
 
+// Bundle says, before the plan, that the source would send the sandbox's bundle along. Findings answer it: without a
+// fatal one the source opens the data connections and sends it, in TypeBundle frames on the first of them.
+type Bundle struct {
+	Entries uint64 `json:"entries"` // files and directories
+	Bytes   uint64 `json:"bytes"`   // of the files' content
+}
+
+func (m *Bundle) check() error {
+	if m.Entries == 0 {
+		return failf(CodePayload, "bundle has no entries")
+	}
+	return nil
+}
+
 // MemoryFile is a memory file of the sandbox.
 type MemoryFile struct {
 	Stream uint16 `json:"stream"`
@@ -135,9 +150,18 @@ type Finding struct {
 	Fatal   bool   `json:"fatal"`
 }
 
+// Fate is what becomes of a connection on the target.
+type Fate struct {
+	Connection string `json:"connection"`
+	Kept       bool   `json:"kept"`
+	Reason     string `json:"reason"`
+}
+
 // Findings answers Plan with everything that was found, at once. Without a fatal finding the standby is starting.
 type Findings struct {
 	Findings []Finding `json:"findings"`
+	// Connections are those of the plan, where not all are kept; otherwise none.
+	Connections []Fate `json:"connections"`
 }
 
 func (m *Findings) check() error {
@@ -146,6 +170,14 @@ func (m *Findings) check() error {
 	}
 	for _, f := range m.Findings {
 		if err := checkTexts(f.Code, f.Subject, f.Message); err != nil {
+			return err
+		}
+	}
+	if len(m.Connections) > MaxFates {
+		return failf(CodeLength, "%d connections (at most %d)", len(m.Connections), MaxFates)
+	}
+	for _, f := range m.Connections {
+		if err := checkTexts(f.Connection, f.Reason); err != nil {
 			return err
 		}
 	}
@@ -201,13 +233,33 @@ func (t Totals) check() error {
 	return nil
 }
 
+// Terminal is a terminal of the saved kernel.
+type Terminal struct {
+	Session string          `json:"session"` // the kernel's name for the streams that it is among
+	State   json.RawMessage `json:"state"`   // its modes and window size, opaque here
+}
+
 // Handover says that everything that the target needs to start has been sent.
 type Handover struct {
 	Totals Totals        `json:"totals"`
 	Epoch  attempt.Epoch `json:"epoch"`
+	// Terminals are those that the saved kernel still has, as they are now.
+	Terminals []Terminal `json:"terminals"`
+	// Connections are those that end with the move, with the numbers that they stopped at, opaque here; null for none.
+	Connections json.RawMessage `json:"connections"`
 }
 
-func (m *Handover) check() error { return firstError(m.Totals.check(), checkEpoch(m.Epoch)) }
+func (m *Handover) check() error {
+	if len(m.Terminals) > MaxTerminals {
+		return failf(CodeLength, "%d terminals (at most %d)", len(m.Terminals), MaxTerminals)
+	}
+	for _, t := range m.Terminals {
+		if err := checkTexts(t.Session); err != nil {
+			return err
+		}
+	}
+	return firstError(m.Totals.check(), checkEpoch(m.Epoch))
+}
 
 // Prepared answers Handover: loaded, verified, and only a commit away from running.
 type Prepared struct {

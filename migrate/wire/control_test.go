@@ -34,13 +34,14 @@ func sampleMessages() []Message {
 		&Plan{Manifest: json.RawMessage(`{"a":[1,2.50,"\u003c"]}`), Files: files},
 		&Round{Number: 3, Files: files},
 		&Freeze{},
-		&Handover{Totals: sampleTotals(), Epoch: 7},
+		&Bundle{Entries: 3, Bytes: 4096},
+		&Handover{Totals: sampleTotals(), Epoch: 7, Terminals: []Terminal{{Session: "root", State: json.RawMessage(`{"rows":24}`)}}, Connections: json.RawMessage("null")},
 		&Commit{Epoch: 1<<64 - 1},
 		&Query{Epoch: 7},
 		&Abort{Reason: "cancelled"},
 		&Destroyed{},
 		&Welcome{Build: build},
-		&Findings{Findings: []Finding{{Code: "mount_missing", Subject: "/data", Message: "no such", Fatal: true}}},
+		&Findings{Findings: []Finding{{Code: "mount_missing", Subject: "/data", Message: "no such", Fatal: true}}, Connections: []Fate{{Connection: "tcp 10.9.0.2:80 LISTEN", Kept: true, Reason: "on every address"}}},
 		&Findings{},
 		&Placed{Barrier: 3},
 		&Announced{},
@@ -195,7 +196,7 @@ func TestMessagesOutOfBoundsAreNotSent(t *testing.T) {
 		},
 		Target: {
 			&Commit{Epoch: 1}, &Standing{Standing: attempt.Unreachable, Epoch: 1}, &Standing{Standing: attempt.Owner},
-			&Findings{Findings: make([]Finding, MaxFindings+1)}, &Prepared{Totals: sampleTotals(), LoadNanoseconds: -1},
+			&Findings{Findings: make([]Finding, MaxFindings+1)}, &Findings{Connections: make([]Fate, MaxFates+1)}, &Handover{Totals: sampleTotals(), Epoch: 1, Terminals: make([]Terminal, MaxTerminals+1)}, &Prepared{Totals: sampleTotals(), LoadNanoseconds: -1},
 		},
 	} {
 		for _, m := range messages {

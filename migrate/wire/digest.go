@@ -58,33 +58,6 @@ func pageTerm(stream uint16, page uint64, content Digest) (low, high uint64) {
 	return h.Lo, h.Hi
 }
 
-// AppendDigests appends the payload of a TypeDigests frame to b: digests of the pages from page on, at most
-// MaxFrameDigests.
-func AppendDigests(b []byte, page uint64, digests []Digest) []byte {
-	b = binary.LittleEndian.AppendUint64(b, page)
-	for _, d := range digests {
-		b = append(b, d[:]...)
-	}
-	return b
-}
-
-// ParseDigests reads a TypeDigests payload. The digests are copies.
-func ParseDigests(payload []byte, filePages uint64) (page uint64, digests []Digest, err error) {
-	n := (len(payload) - 8) / DigestBytes
-	if len(payload) < 8+DigestBytes || (len(payload)-8)%DigestBytes != 0 || n > MaxFrameDigests {
-		return 0, nil, failf(CodeLength, "digests frame has %d bytes", len(payload))
-	}
-	page = binary.LittleEndian.Uint64(payload)
-	if !inFile(page, uint64(n), min(filePages, MaxFilePages)) {
-		return 0, nil, failf(CodeLength, "digests frame names %d pages at page %d of a file with %d", n, page, filePages)
-	}
-	digests = make([]Digest, n)
-	for i := range digests {
-		digests[i] = Digest(payload[8+i*DigestBytes:])
-	}
-	return page, digests, nil
-}
-
 // ParseSum reads a TypeSum payload, which is a Digest.
 func ParseSum(payload []byte) (Digest, error) {
 	if len(payload) != DigestBytes {

@@ -18,8 +18,9 @@ const (
 	//	duplicate  03 000000 | count u32 | page u64 | from u64
 	//
 	// zero makes pages read as zeros while they stay committed. duplicate makes [page, page+count) equal to
-	// [from, from+count), as an earlier record of the same frame placed those, or as they were at the last barrier
-	// if nothing behind it touched them.
+	// [from, from+count), as an earlier record on the same connection placed those since its last barrier. A sender
+	// sends no page twice between two barriers, so that they still are what they were. A duplicate has at most
+	// MaxBatchPages pages, and does not overlap what it copies.
 	TypePages Type = 1
 
 	// TypePunch (S→T) makes ranges of memory file stream into holes. Its payload is ranges, ascending and apart:
@@ -42,10 +43,7 @@ const (
 	// since, to be compared; TypeSum answers its end.
 	TypeMissing Type = 6
 
-	// TypeDigests (S→T) holds digests of pages of memory file stream, for the audit:
-	//
-	//	page u64 | n × xxh3-128 (16 bytes)
-	TypeDigests Type = 7
+	// 7 was for digests of pages: the audit that wanted them runs on the source.
 
 	// TypeBarrier (S→T) separates rounds. A receiver handles no frame behind it before the same barrier has come on
 	// every data connection:
@@ -59,7 +57,7 @@ const (
 	//	page u64 | count u64
 	TypeRequest Type = 9
 
-	// TypeEnd (both) ends the sequence of TypeState, TypeMeta, TypeCommitted or TypeMissing frames of a stream, and
+	// TypeEnd (both) ends the sequence of TypeState, TypeMeta, TypeCommitted, TypeMissing or TypeBundle frames of a stream, and
 	// says how many payload bytes they had:
 	//
 	//	type u8 | 00000000000000 | bytes u64
@@ -76,12 +74,16 @@ const (
 	//
 	//	xxh3-128 (16 bytes)
 	TypeSum Type = 12
+
+	// TypeBundle (S→T) is the next piece of the bundle that is sent along: a tar archive, in order, on data
+	// connection 0, before the plan.
+	TypeBundle Type = 13
 )
 
 var typeNames = map[Type]string{
 	TypePages: "pages", TypePunch: "punch", TypeState: "state", TypeMeta: "meta", TypeCommitted: "committed",
-	TypeMissing: "missing", TypeDigests: "digests", TypeBarrier: "barrier", TypeRequest: "request", TypeEnd: "end",
-	TypePacket: "packet", TypeSum: "sum",
+	TypeMissing: "missing", TypeBarrier: "barrier", TypeRequest: "request", TypeEnd: "end",
+	TypePacket: "packet", TypeSum: "sum", TypeBundle: "bundle",
 }
 
 // String returns the type's name.
@@ -97,7 +99,7 @@ func (t Type) known() bool { return typeNames[t] != "" }
 // compressible says whether trying to compress this type can pay.
 func (t Type) compressible() bool {
 	switch t {
-	case TypePages, TypeState, TypeMeta, TypeCommitted, TypeMissing:
+	case TypePages, TypeState, TypeMeta, TypeCommitted, TypeMissing, TypeBundle:
 		return true
 	}
 	return false

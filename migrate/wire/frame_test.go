@@ -35,7 +35,6 @@ func sampleFrames() []sentFrame {
 		{TypeMeta, 0, []byte{}},
 		{TypeCommitted, 0, AppendRanges(nil, []Range{{0, 5}, {7, 2}})},
 		{TypeMissing, 0, AppendRanges(nil, []Range{{7, 2}})},
-		{TypeDigests, 1, AppendDigests(nil, 7, []Digest{{1}, {2}})},
 		{TypeBarrier, 0, AppendBarrier(nil, 1<<60)},
 		{TypeRequest, 0, AppendRanges(nil, []Range{{9, 1}, {7, 1}})},
 		{TypeSum, 0, make([]byte, DigestBytes)},
@@ -315,8 +314,6 @@ func parsePayload(t *testing.T, frame Frame) {
 		ParseRequest(nil, frame.Payload, filePages)
 	case TypeSum:
 		ParseSum(frame.Payload)
-	case TypeDigests:
-		ParseDigests(frame.Payload, filePages)
 	case TypeBarrier:
 		ParseBarrier(frame.Payload)
 	case TypeEnd:

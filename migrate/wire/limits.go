@@ -30,14 +30,17 @@ const (
 	// MaxFrameRanges is the number of ranges in one TypePunch, TypeCommitted, TypeMissing or TypeRequest frame.
 	MaxFrameRanges = 16384
 
-	// MaxFrameDigests is the number of page digests in one TypeDigests frame.
-	MaxFrameDigests = 32768
-
 	// MaxPacketBytes bounds one network packet handed over between the hosts.
 	MaxPacketBytes = 1 << 17
 
 	// MaxTextBytes bounds a sentence, name or path in a control message.
 	MaxTextBytes = 4096
+
+	// MaxTerminals bounds the terminals of one sandbox: the container's own and those of exec'd processes.
+	MaxTerminals = 64
+
+	// MaxFates bounds the connections in one answer to a plan.
+	MaxFates = 2048
 
 	// MaxFindings bounds the findings in one answer to a plan.
 	MaxFindings = 1024

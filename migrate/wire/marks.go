@@ -35,7 +35,7 @@ func ParseEnd(payload []byte) (End, error) {
 	word := binary.LittleEndian.Uint64(payload)
 	end := End{Type: Type(payload[0]), Bytes: binary.LittleEndian.Uint64(payload[8:])}
 	switch end.Type {
-	case TypeState, TypeMeta, TypeCommitted, TypeMissing:
+	case TypeState, TypeMeta, TypeCommitted, TypeMissing, TypeBundle:
 	default:
 		return End{}, failf(CodePayload, "end frame ends %v frames", end.Type)
 	}

@@ -139,19 +139,6 @@ func TestRangeClaims(t *testing.T) {
 	}
 }
 
-func TestDigestsRoundTrip(t *testing.T) {
-	want := []Digest{DigestOf([]byte("a")), DigestOf([]byte("b"))}
-	page, got, err := ParseDigests(AppendDigests(nil, 5, want), 7)
-	if err != nil || page != 5 || !slices.Equal(got, want) {
-		t.Fatal(page, got, err)
-	}
-	for _, b := range [][]byte{nil, make([]byte, 8), make([]byte, 8+DigestBytes+1), AppendDigests(nil, 1<<60, want), AppendDigests(nil, 6, want)} {
-		if _, _, err := ParseDigests(b, 7); !errors.Is(err, ErrLength) {
-			t.Errorf("%d bytes: %v", len(b), err)
-		}
-	}
-}
-
 func TestPageSumIgnoresOrderAndSeesPlace(t *testing.T) {
 	a, b := DigestOf([]byte("a")), DigestOf([]byte("b"))
 	var x, y, swapped PageSum
@@ -243,7 +230,6 @@ func FuzzParseRanges(f *testing.F) {
 	f.Add(AppendRanges(nil, []Range{{1, 1}, {2, 5}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		checkRanges(t, b, 1<<20)
-		ParseDigests(b, 1<<20)
 		ParseEnd(b)
 	})
 }

@@ -49,11 +49,15 @@ type Config struct {
 
 // RestoreConfig is what loading a saved kernel needs beyond Config.
 type RestoreConfig struct {
-	// Sessions are the exec sessions that the saved kernel still has; their
-	// streams lead nowhere now.
-	Sessions []Session `json:"sessions"`
+	// Sessions are the host streams that the saved kernel still has. Those of execs
+	// lead nowhere now, but for the Terminals, which names the exec sessions that
+	// Files.Terminals are for, in their order.
+	Sessions  []Session `json:"sessions"`
+	Terminals []string  `json:"terminals,omitempty"`
 	// Terminal is set on the new terminal before any task runs.
 	Terminal *TerminalState `json:"terminal,omitempty"`
+	// Charge has this process allocate memory for pages before others place them: its cgroup is not theirs.
+	Charge bool `json:"charge,omitempty"`
 	// Processes is about how many processes the saved kernel has.
 	Processes int `json:"processes"`
 	// Further are the containers that the saved kernel has besides the first.
@@ -70,6 +74,7 @@ type FileLayout struct {
 	Gofer     int `json:"gofer"`     // in order of the gofer-served mounts
 	Packet    int `json:"packet"`    // in order of Network.Links
 	Load      int `json:"load"`      // for Hooks.Load
+	Terminals int `json:"terminals"` // in order of RestoreConfig.Terminals
 	Faults    int `json:"faults"`    // 1 where memory may come after the start
 	Further   int `json:"further"`   // of RestoreConfig.Further, in its order
 }
@@ -89,6 +94,7 @@ type Files struct {
 	Gofer     []*os.File
 	Packet    []*os.File
 	Load      []*os.File
+	Terminals []*os.File
 	// Faults is at most one, the device that makes a trap for memory that comes
 	// after the start, see package faults.
 	Faults []*os.File
@@ -100,7 +106,7 @@ type Files struct {
 // List returns the files in the order in which they are handed over.
 func (f *Files) List() []*os.File {
 	list := []*os.File{f.Log, f.Config, f.Ready, f.Exit, f.Control, f.Memory}
-	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load, f.Faults, f.Further} {
+	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load, f.Terminals, f.Faults, f.Further} {
 		list = append(list, group...)
 	}
 	return list
@@ -108,7 +114,7 @@ func (f *Files) List() []*os.File {
 
 // Layout returns the counts that let the child take List apart again.
 func (f *Files) Layout() FileLayout {
-	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load), len(f.Faults), len(f.Further)}
+	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load), len(f.Terminals), len(f.Faults), len(f.Further)}
 }
 
 // filesWithoutGroup is how many files come before the groups that FileLayout
@@ -129,7 +135,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	}
 	list = list[filesWithoutGroup:]
 	l := cfg.Files
-	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load + l.Faults + l.Further; len(list) != want {
+	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load + l.Terminals + l.Faults + l.Further; len(list) != want {
 		return nil, files, fmt.Errorf("sandbox process was handed %d files beside its own, configuration counts %d", len(list), want)
 	}
 	group := func(n int) []*os.File {
@@ -142,6 +148,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	files.Gofer = group(l.Gofer)
 	files.Packet = group(l.Packet)
 	files.Load = group(l.Load)
+	files.Terminals = group(l.Terminals)
 	files.Faults = group(l.Faults)
 	files.Further = group(l.Further)
 	return cfg, files, nil
@@ -177,7 +184,7 @@ func (c *Config) validate() error {
 		return err
 	}
 	l := c.Files
-	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load, l.Faults, l.Further} {
+	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load, l.Terminals, l.Faults, l.Further} {
 		if n < 0 || n > maxFilesEach {
 			return fmt.Errorf("sandbox configuration counts %d descriptors in one group, limit is %d", n, maxFilesEach)
 		}
@@ -188,6 +195,13 @@ func (c *Config) validate() error {
 	}
 	if l.Stdio != wantStdio {
 		return fmt.Errorf("sandbox configuration has %d standard streams, want %d", l.Stdio, wantStdio)
+	}
+	terminals := 0
+	if c.Restore != nil {
+		terminals = len(c.Restore.Terminals)
+	}
+	if l.Terminals != terminals {
+		return fmt.Errorf("sandbox configuration has %d terminals for %d sessions", l.Terminals, terminals)
 	}
 	if l.Faults > 1 {
 		return fmt.Errorf("sandbox configuration has %d devices for page faults, want one at most", l.Faults)

@@ -159,7 +159,7 @@ func (s *Sandbox) reconnect(files *Files) (map[checkpoint.ResourceID]int, error)
 		if err := c.rememberTerminal(hasTerminal, stdio); err != nil || terminal == nil || c.terminalFD < 0 {
 			return err
 		}
-		return terminal.apply(c.terminalFD)
+		return terminal.Apply(c.terminalFD)
 	}
 	if err := connect(s.first, s.cfg.Mounts, restore.Terminal, s.cfg.Spec.Process.Terminal, files.Stdio, files.Preserved, files.Gofer); err != nil {
 		return nil, err
@@ -177,7 +177,11 @@ func (s *Sandbox) reconnect(files *Files) (map[checkpoint.ResourceID]int, error)
 			return nil, err
 		}
 	}
-	hostFDs, err := s.streams.reconnect(restore.Sessions, given)
+	ofExecs := make(map[string]*os.File)
+	for i, name := range restore.Terminals {
+		ofExecs[name] = files.Terminals[i]
+	}
+	hostFDs, err := s.streams.reconnect(restore.Sessions, given, ofExecs)
 	if err != nil {
 		return nil, err
 	}

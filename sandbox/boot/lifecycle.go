@@ -81,6 +81,8 @@ func (l *Lifecycle) Wait(in *control.WaitArgs, out *control.WaitResult) error {
 	if err != nil {
 		return err
 	}
+	// Of a kernel that was loaded and not started, every process would seem to have ended.
+	<-l.s.started
 	e.tg.WaitExited()
 	l.s.streams.flush(e.session)
 	l.s.forget(processKey{c.name, in.PID})
@@ -218,9 +220,10 @@ func (s *Sandbox) start() error {
 			log.Warningf("announce addresses: %v", err)
 		}
 		network.Resume(stack, gates)
-		go resetPeers(stack, s.cfg.Restore.Resets)
+		go resetPeers(stack, s.resets())
 		garbage.collectLater()
 	}
+	close(s.started)
 	s.Enter(phaseStarting, PhaseRunning)
 	s.watchAll()
 	return nil

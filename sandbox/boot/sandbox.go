@@ -2,6 +2,7 @@ package boot
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,7 @@ type Sandbox struct {
 	phase atomic.Pointer[Phase]
 	// arriving: memory is still to come, see arriving.go.
 	arriving atomic.Bool
+	started  chan struct{} // closed once the tasks run
 
 	// first is the container that the sandbox was made for and ends with.
 	first *container
@@ -135,7 +137,19 @@ func (s *Sandbox) Enter(from, to Phase) bool {
 }
 
 // Sessions returns the host streams that the kernel refers to.
-func (s *Sandbox) Sessions() []Session { return s.streams.sessions() }
+func (s *Sandbox) Sessions() []Session {
+	s.mu.Lock()
+	execs := maps.Clone(s.execs)
+	s.mu.Unlock()
+	pids := make(map[string]int32)
+	for key, e := range execs {
+		// Terminals of execs in further containers are not made anew: their streams lead nowhere.
+		if key.container == RootContainer && e.tg.Leader().ExitState() < kernel.TaskExitInitiated {
+			pids[e.session] = key.pid
+		}
+	}
+	return s.streams.sessions(pids)
+}
 
 // Terminal returns the state of the first container's terminal, nil if it has
 // none.
@@ -315,6 +329,9 @@ type Loading struct {
 	HostFDs map[checkpoint.ResourceID]int
 	// Files are Config.Files.Load, owned by Load.
 	Files []*os.File
+	// Charge allocates memory for a range of the memory file, in bytes, so that it is charged to this process and
+	// not to whoever places pages there; nil where that makes no difference.
+	Charge func(start, end uint64) error
 	// Gates hold what arrives until the sandbox is started.
 	Gates *network.Gates
 	// Trap makes the kernel's own accesses wait for memory that comes after the start;
@@ -355,8 +372,12 @@ func (s *Sandbox) load(files *Files, trap *faults.Trap, load func(*Loading) (*ke
 	s.lastExec = lastExec(restore.Sessions)
 	s.platform.SetMapUnit(loadingMapUnit)
 	defer s.prewarm(restore.Processes)()
+	var charge func(start, end uint64) error
+	if restore.Charge {
+		charge = s.charge
+	}
 	s.kernel, err = load(&Loading{
-		Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load, Gates: s.gates,
+		Charge: charge, Platform: s.platform, MemoryFile: s.mf, Stack: fresh, HostFDs: hostFDs, Files: files.Load, Gates: s.gates,
 		Trap: trap, Arriving: s.beginArriving,
 		Loaded:  s.endArriving,
 		Abandon: s.abandon,
@@ -364,7 +385,32 @@ func (s *Sandbox) load(files *Files, trap *faults.Trap, load func(*Loading) (*ke
 	if err != nil {
 		return err
 	}
-	return s.findContainers()
+	if err := s.findContainers(); err != nil {
+		return err
+	}
+	s.recallExecs(restore.Sessions)
+	return nil
+}
+
+// charge allocates memory for a range of the memory file.
+func (s *Sandbox) charge(start, end uint64) error {
+	err := unix.Fallocate(int(s.memory.Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(start), int64(end-start))
+	if err != nil {
+		return fmt.Errorf("allocate sandbox memory: %w", err)
+	}
+	return nil
+}
+
+// recallExecs makes the processes that exec started before the save known again.
+func (s *Sandbox) recallExecs(sessions []Session) {
+	for _, session := range sessions {
+		if session.PID == 0 {
+			continue
+		}
+		if tg := s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(session.PID)); tg != nil {
+			s.remember(processKey{RootContainer, session.PID}, execed{tg, session.Name})
+		}
+	}
 }
 
 // maxPrewarmed bounds the address spaces that are made ahead, each of which is a process of the host.
@@ -384,6 +430,24 @@ func (s *Sandbox) prewarm(processes int) (finish func()) {
 		<-done
 		s.platform.DropPrewarmed()
 	}
+}
+
+// SetResets says which connections end with the restore, whose peers are told at the start.
+func (s *Sandbox) SetResets(fates []network.Fate) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cfg.Restore == nil || s.Phase() != PhaseCreated {
+		return fmt.Errorf("connections end with a restore that is not started: container is %s", s.Phase())
+	}
+	s.cfg.Restore.Resets = fates
+	return nil
+}
+
+// resets returns them.
+func (s *Sandbox) resets() []network.Fate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.Restore.Resets
 }
 
 // prewarmOne makes an address space beside the kernel that will need it.

@@ -22,6 +22,10 @@ type Session struct {
 	Name string `json:"name"`
 	// FDs are the descriptor numbers, as seen by the process that was given them.
 	FDs []int `json:"fds"`
+	// PID is the exec'd process inside, where the streams are a terminal and it has
+	// not ended; Terminal is that terminal then.
+	PID      int32          `json:"pid,omitempty"`
+	Terminal *TerminalState `json:"terminal,omitempty"`
 }
 
 // execSession names the streams of the n-th exec in a sandbox's whole life.
@@ -250,16 +254,22 @@ func (s *streams) hold(session string, n, fd int) error {
 }
 
 // sessions returns the streams that the kernel still has, by session, and
-// forgets the others.
-func (s *streams) sessions() []Session {
+// forgets the others. pids are the live processes of exec sessions, by name.
+func (s *streams) sessions(pids map[string]int32) []Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []Session
 	for _, name := range slices.Sorted(maps.Keys(s.held)) {
-		session := Session{Name: name}
+		session := Session{Name: name, PID: pids[name]}
 		s.held[name] = slices.DeleteFunc(s.held[name], func(h heldStream) bool { return !h.open() })
 		for _, h := range s.held[name] {
 			session.FDs = append(session.FDs, h.n)
+			if h.n == 0 && session.PID != 0 {
+				session.Terminal = readTerminal(h.fd)
+			}
+		}
+		if session.Terminal == nil {
+			session.PID = 0
 		}
 		if len(session.FDs) == 0 {
 			delete(s.held, name)
@@ -302,9 +312,10 @@ func (g givenStreams) add(container string, stdio, preserved []*os.File) {
 }
 
 // reconnect returns, for every host stream that a saved kernel holds, the
-// descriptor that takes its place: the given files for the containers' own,
-// nowhere for those of execs. It takes ownership of the files.
-func (s *streams) reconnect(sessions []Session, given givenStreams) (map[checkpoint.ResourceID]int, error) {
+// descriptor that takes its place: the given files for the containers' own, a
+// terminal for those of execs that one is given for, or else nowhere. It takes
+// ownership of the files.
+func (s *streams) reconnect(sessions []Session, given givenStreams, ofExecs map[string]*os.File) (map[checkpoint.ResourceID]int, error) {
 	fds := make(map[checkpoint.ResourceID]int)
 	for _, session := range sessions {
 		for _, n := range session.FDs {
@@ -314,6 +325,9 @@ func (s *streams) reconnect(sessions []Session, given givenStreams) (map[checkpo
 			if f := given[key]; f != nil {
 				delete(given, key)
 				fd, err = s.give(session.Name, f, true)
+			} else if f := ofExecs[session.Name]; n == 0 && f != nil {
+				delete(ofExecs, session.Name)
+				fd, err = release(f)
 			} else {
 				fd, err = nowhere(n)
 			}
@@ -328,6 +342,9 @@ func (s *streams) reconnect(sessions []Session, given givenStreams) (map[checkpo
 	}
 	for _, f := range given {
 		f.Close() // the saved container had no such stream
+	}
+	for _, f := range ofExecs {
+		f.Close()
 	}
 	return fds, nil
 }

@@ -95,7 +95,7 @@ func TestReconnect(t *testing.T) {
 	given := make(givenStreams)
 	given.add(RootContainer, []*os.File{null, w, extra}, nil)
 	fds, err := s.reconnect(
-		[]Session{{Name: RootContainer, FDs: []int{0, 1}}, {Name: execSession(1), FDs: []int{0, 1}}}, given)
+		[]Session{{Name: RootContainer, FDs: []int{0, 1}}, {Name: execSession(1), FDs: []int{0, 1}}}, given, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestSessionsForgetsWhatTheKernelClosed(t *testing.T) {
 	open(execSession(3)) // may get the number that was closed
 	unix.Close(open(execSession(4)))
 	var names []string
-	for _, session := range s.sessions() {
+	for _, session := range s.sessions(nil) {
 		names = append(names, session.Name)
 	}
 	want := []string{RootContainer, kept, execSession(3)}

@@ -31,9 +31,9 @@ func readTerminal(fd int) *TerminalState {
 	return state
 }
 
-// apply puts the terminal fd into the saved state. A window size of zero (the
-// saved terminal had none) leaves fd's own.
-func (t *TerminalState) apply(fd int) error {
+// Apply puts the terminal of which fd is an end into the saved state. A window size
+// of zero (the saved terminal had none) leaves fd's own.
+func (t *TerminalState) Apply(fd int) error {
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &t.Termios); err != nil {
 		return fmt.Errorf("set terminal attributes: %w", err)
 	}

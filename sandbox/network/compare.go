@@ -148,8 +148,9 @@ func onOff(on bool) string {
 
 // Relocate returns the identity of the sandbox under the host's addresses: names,
 // interface ids, MTU and segmentation stay as saved connections need them, hardware
-// addresses, addresses, routes and neighbours become the host's. Every link of the
-// sandbox must exist on the host.
+// addresses, addresses, routes and neighbours become the host's. A host's interface that
+// is down has no routes: it gets those that it will have. Every link of the sandbox must
+// exist on the host.
 func (id *Identity) Relocate(host *Identity) (*Identity, error) {
 	out := &Identity{Loopback: slices.Clone(id.Loopback), Unsupported: slices.Clone(host.Unsupported)}
 	nics := map[int32]int32{LoopbackNIC: LoopbackNIC}
@@ -168,6 +169,11 @@ func (id *Identity) Relocate(host *Identity) (*Identity, error) {
 			out.Routes = append(out.Routes, r)
 		}
 	}
+	for _, l := range out.Links {
+		if h := host.linkByName(l.hostName()); !h.Up && len(host.routesOf(h.NIC)) == 0 {
+			out.Routes = append(out.Routes, id.routesUnder(l)...)
+		}
+	}
 	for _, n := range host.Neighbours {
 		if nic, ok := nics[n.NIC]; ok {
 			n.NIC = nic
@@ -175,6 +181,23 @@ func (id *Identity) Relocate(host *Identity) (*Identity, error) {
 		}
 	}
 	return out, out.Validate()
+}
+
+// routesUnder returns the routes that a link, which has new addresses and is down, will have when it is up: those to its own networks, and
+// the saved ones by gateways there.
+func (id *Identity) routesUnder(l Link) []Route {
+	var routes []Route
+	for _, a := range l.Addresses {
+		routes = append(routes, Route{NIC: l.NIC, Destination: a.Masked()})
+	}
+	for _, r := range id.routesOf(l.NIC) {
+		reached := func(a netip.Prefix) bool { return r.Gateway.IsValid() && a.Masked().Contains(r.Gateway) }
+		if slices.ContainsFunc(l.Addresses, reached) {
+			r.Source = netip.Addr{}
+			routes = append(routes, r)
+		}
+	}
+	return routes
 }
 
 // SameAddresses says whether both identities have exactly the same addresses on

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -159,6 +160,26 @@ func TestRelocate(t *testing.T) {
 	}
 	if got.SameAddresses(sandbox) || !sandbox.SameAddresses(hostView(sandbox)) {
 		t.Error("SameAddresses is wrong")
+	}
+	// An interface that is down has no routes yet.
+	for i := range host.Links {
+		host.Links[i].Up = false
+	}
+	host.Routes = nil
+	sandbox.Routes = []Route{
+		{NIC: 2, Destination: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("192.0.2.1"), Source: netip.MustParseAddr("192.0.2.2")},
+		{NIC: 2, Destination: netip.MustParsePrefix("10.0.0.0/8"), Gateway: netip.MustParseAddr("203.0.113.1")},
+	}
+	if got, err = sandbox.Relocate(host); err != nil {
+		t.Fatal(err)
+	}
+	want := []Route{
+		{NIC: 2, Destination: netip.MustParsePrefix("192.0.2.0/24")},
+		{NIC: 2, Destination: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("192.0.2.1")},
+		{NIC: got.Links[1].NIC, Destination: netip.MustParsePrefix("198.51.100.0/24")},
+	}
+	if !slices.Equal(got.Routes, want) {
+		t.Errorf("routes of interfaces that are down: %v, want %v", got.Routes, want)
 	}
 	if _, err := sandbox.Relocate(&Identity{}); !errors.Is(err, ErrLinkMissing) {
 		t.Errorf("relocate without links: %v", err)

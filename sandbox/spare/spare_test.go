@@ -94,6 +94,33 @@ func TestGive(t *testing.T) {
 	}
 }
 
+// A process that is placed is placed before it does anything, and then works as any other.
+func TestStartPlaced(t *testing.T) {
+	placed := 0
+	p, err := StartPlaced("label", "", os.Stderr, func(pid int) error {
+		placed = pid
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err == nil && !strings.Contains(string(stat), ") t ") { // stopped by its tracer
+			err = fmt.Errorf("it is not stopped: %s", stat)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if placed != p.PID() {
+		t.Errorf("process %d was placed, want %d", placed, p.PID())
+	}
+	if got, want := give(t, p, 1), "2 files as label of uid 0\n"; got != want {
+		t.Errorf("child says %q, want %q", got, want)
+	}
+	p.Wait()
+	failure := errors.New("no place")
+	if _, err := StartPlaced("label", "", os.Stderr, func(int) error { return failure }); !errors.Is(err, failure) {
+		t.Errorf("placing it nowhere: %v", err)
+	}
+}
+
 func TestGiveToTheDead(t *testing.T) {
 	p, err := Start("label", "", os.Stderr)
 	if err != nil {

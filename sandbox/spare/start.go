@@ -49,12 +49,19 @@ type Process struct {
 // Start starts a sandbox process. label says in the host's process list which
 // sandbox it is; errors receives what it says before it was given a log.
 func Start(label, platform string, errors *os.File) (*Process, error) {
+	return startSandbox(label, platform, errors, func(argv []string, attr *os.ProcAttr) (*os.Process, error) {
+		return os.StartProcess(self, argv, attr)
+	})
+}
+
+// startSandbox is Start with the way to start a process.
+func startSandbox(label, platform string, errors *os.File, run func([]string, *os.ProcAttr) (*os.Process, error)) (*Process, error) {
 	p, err := start(errors, func(attr *os.ProcAttr) (*os.Process, error) {
 		if platform == "" || platform == quickPlatform {
 			skipBarrierRegistration()
 		}
 		attr.Sys = attributes()
-		return os.StartProcess(self, []string{"sbxmigrate", Subcommand, label, platform}, attr)
+		return run([]string{"sbxmigrate", Subcommand, label, platform}, attr)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start sandbox process: %w", err)

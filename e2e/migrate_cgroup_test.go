@@ -1,0 +1,130 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/sbxmigrate/sbxmigrate/e2e/guest"
+)
+
+// memoryUsage returns what a cgroup is charged for, in bytes.
+func memoryUsage(t *testing.T, path string) int {
+	t.Helper()
+	for _, file := range []string{
+		filepath.Join("/sys/fs/cgroup/memory", path, "memory.usage_in_bytes"), filepath.Join("/sys/fs/cgroup", path, "memory.current"),
+	} {
+		if data, err := os.ReadFile(file); err == nil {
+			n, err := strconv.Atoi(strings.TrimSpace(string(data)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("cgroup %s is not charged for memory", path)
+	return 0
+}
+
+// held is how much memory the sandbox of these tests holds.
+const heldBytes = 48 << 20
+
+// A sandbox that outgrows the limit on the target while it moves ends its standby, and nothing else.
+func TestMigrateOutgrowsTheTarget(t *testing.T) {
+	f := newFailpoints(t)
+	p := newPair(t)
+	c := startCounter(t, p.a.host, "web", guest.Bundle{})
+	limit := int64(96 << 20)
+	limited := c.bundle
+	limited.Edit = func(s *specs.Spec) {
+		s.Linux.CgroupsPath = fmt.Sprintf("/sbxmigrate-e2e-%d-outgrown", os.Getpid())
+		s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}}
+	}
+	bundle := p.b.bundle("limited", limited)
+	f.arm(t, "source-round")
+	cmd, out := p.a.startMigrating("web", p.b, bundle)
+	eventually(t, "a round", func() bool { return f.reached("source-round") })
+	p.a.exec("web", "/bin/sh", "-c", "head -c 134217728 /dev/urandom >/tmp/more")
+	f.release("source-round")
+	if err := cmd.Wait(); err == nil || !strings.Contains(out.String(), "the memory limit of its cgroup may be too low") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	c.countsOn()
+	// The negative control: smaller again, it moves, to the same agent.
+	p.a.exec("web", "/bin/rm", "/tmp/more")
+	p.a.mustMigrate("web", p.b, "--bundle", bundle)
+	c.restored(p.b.host, "web").countsOn()
+}
+
+// What arrives is charged to the sandbox's cgroup on the target, however it comes, and so is what is restored. A limit below that is refused.
+func TestMigrateChargesTheSandbox(t *testing.T) {
+	p := newPair(t)
+	root := dataDir(t)
+	if err := guest.WriteBusyboxRoot(root); err != nil {
+		t.Fatal(err)
+	}
+	cgroup := func(name string, limit int64) (string, guest.Bundle) {
+		path := fmt.Sprintf("/sbxmigrate-e2e-%d-%s", os.Getpid(), name)
+		return path, guest.Bundle{
+			Root: root,
+			Args: []string{"/bin/sh", "-c", fmt.Sprintf("head -c %d /dev/urandom >/tmp/held; touch /tmp/ready; while :; do sleep 1; done", heldBytes)},
+			Edit: func(s *specs.Spec) {
+				s.Linux.CgroupsPath = path
+				if limit > 0 {
+					s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+				}
+			},
+		}
+	}
+	wantCharged := func(what, path string) {
+		t.Helper()
+		if got := memoryUsage(t, path); got < heldBytes {
+			t.Errorf("%s: the sandbox holds %d bytes, its cgroup is charged for %d", what, heldBytes, got)
+		}
+	}
+	path, bundle := cgroup("first", 0)
+	p.a.run("web", p.a.bundle("web", bundle))
+	eventually(t, "it holds memory", func() bool { return p.a.try("exec", "web", "/bin/cat", "/tmp/ready").code == 0 })
+	wantCharged("run", path)
+	checksum := p.a.exec("web", "/bin/md5sum", "/tmp/held")
+
+	_, small := cgroup("small", heldBytes)
+	r := p.a.migrate("web", p.b, "--bundle", p.b.bundle("small", small))
+	if r.code == 0 || !strings.Contains(r.stderr, "raise the limit") {
+		t.Errorf("to a host where the limit is too low: %v", r)
+	}
+
+	from, to := p.a, p.b
+	for _, mode := range []string{"precopy", "stop", "postcopy", "hybrid"} {
+		path, bundle := cgroup(mode, heldBytes+(64<<20))
+		from.mustMigrate("web", to, "--mode", mode, "--bundle", to.bundle(mode, bundle))
+		from.must("delete", "web")
+		from, to = to, from
+		if got := from.exec("web", "/bin/md5sum", "/tmp/held"); got != checksum {
+			t.Errorf("%s: checksum %s, before %s", mode, got, checksum)
+		}
+		wantCharged(mode, path)
+	}
+	image := from.path("images") + ":web"
+	from.must("checkpoint", "web", "--image", image)
+	from.must("delete", "--force", "web")
+	if refused := to.refuses("restore", "--detach", "--image", image, "--bundle", to.bundle("small-again", small), "web"); !strings.Contains(refused, "E_PLAN_MEMORY_LIMIT") {
+		t.Errorf("restoring below too low a limit: %s", refused)
+	}
+	path, bundle = cgroup("restored", heldBytes+(64<<20))
+	to.mustLaunch("web", "restore", "--detach", "--image", image, "--bundle", to.bundle("restored", bundle), "web")
+	if got := to.exec("web", "/bin/md5sum", "/tmp/held"); got != checksum {
+		t.Errorf("restored: checksum %s, before %s", got, checksum)
+	}
+	wantCharged("restore", path)
+	to.must("delete", "--force", "web")
+	left, _ := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/sbxmigrate-e2e-%d-*", os.Getpid()))
+	if len(left) > 0 {
+		t.Errorf("cgroups are left: %v", left)
+	}
+}
