@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -21,6 +22,8 @@ import (
 type streams struct {
 	Sessions []boot.Session      `json:"sessions"`
 	Terminal *boot.TerminalState `json:"terminal,omitempty"`
+	// Terminals are those of further containers, by name.
+	Terminals map[string]*boot.TerminalState `json:"terminals,omitempty"`
 }
 
 // config describes the sandbox being saved.
@@ -55,15 +58,20 @@ func Describe(sb *sandbox.Sandbox, survey *inside.Survey, memoryBytes uint64) (i
 		return image.Config{}, err
 	}
 	c.Containers = []image.Container{{Name: boot.RootContainer, Spec: specJSON}}
+	environment, err := describeFurther(&c, sb, survey)
+	if err != nil {
+		return image.Config{}, err
+	}
+	maps.Copy(environment, restoreenv.Build(boot.RootContainer, sb.Mounts))
 	for _, part := range []struct {
 		into  *json.RawMessage
 		value any
 	}{
 		{&c.Mounts, sb.Mounts},
-		{&c.Environment, restoreenv.Build(boot.RootContainer, sb.Mounts)},
+		{&c.Environment, environment},
 		{&c.Network, survey.Network},
 		{&c.Processes, survey.Processes},
-		{&c.Streams, streams{survey.Sessions, survey.Terminal}},
+		{&c.Streams, streams{survey.Sessions, survey.Terminal, terminals(survey)}},
 	} {
 		if *part.into, err = json.Marshal(part.value); err != nil {
 			return image.Config{}, err
@@ -81,12 +89,13 @@ type saved struct {
 	connections []network.Connection
 	streams     streams
 	processes   []inside.Process
+	further     []savedContainer
 }
 
 // readSaved takes an image's config apart and checks what it relies on.
 func readSaved(c *image.Config) (*saved, error) {
-	if len(c.Containers) != 1 || c.Containers[0].Name != boot.RootContainer {
-		return nil, fmt.Errorf("image has %d containers, this version restores sandboxes of one named %q", len(c.Containers), boot.RootContainer)
+	if len(c.Containers) == 0 || c.Containers[0].Name != boot.RootContainer {
+		return nil, fmt.Errorf("image has %d containers, want at least one, and the first named %q", len(c.Containers), boot.RootContainer)
 	}
 	s := &saved{}
 	for _, part := range []struct {
@@ -102,10 +111,16 @@ func readSaved(c *image.Config) (*saved, error) {
 			return nil, fmt.Errorf("image config: %s: %w", part.name, err)
 		}
 	}
+	var err error
+	if s.further, err = readFurther(c.Containers[1:], s.streams.Terminals); err != nil {
+		return nil, err
+	}
 	// They are for people, and a hint for us: an image without them is as good.
 	json.Unmarshal(c.Processes, &s.processes)
-	var err error
 	if s.environment, err = restoreenv.Parse(c.Environment); err != nil {
+		return nil, fmt.Errorf("image config: %w", err)
+	}
+	if err := s.checkEnvironment(); err != nil {
 		return nil, fmt.Errorf("image config: %w", err)
 	}
 	id, err := network.ParseIdentity(c.Network)

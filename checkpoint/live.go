@@ -39,6 +39,9 @@ type Live struct {
 // OpenLive connects to a sandbox. The caller closes the Live; the sandbox goes
 // on then, unless it was disarmed.
 func OpenLive(ctx context.Context, sb *sandbox.Sandbox) (_ *Live, err error) {
+	if err := sb.NeedWhole("move"); err != nil {
+		return nil, err
+	}
 	l := &Live{sb: sb}
 	defer func() {
 		if err != nil {
@@ -169,6 +172,8 @@ type Stopped struct {
 	// Sessions are the host streams that the saved kernel refers to: whoever loads
 	// it must have been given them.
 	Sessions []boot.Session
+	// Containers are those that the saved kernel has besides the first.
+	Containers []boot.ContainerState
 	// Connections are those of the saved kernel, with the numbers that they stopped at, if Sinks asked for them.
 	Connections []network.Connection
 	// Terminal is the container's terminal, nil if it has none.
@@ -203,7 +208,7 @@ func (l *Live) Stop(ctx context.Context, sinks Sinks) (*Stopped, error) {
 		var result inside.SaveResult
 		err := l.client.Call(ctx, inside.MethodSave, args, &result)
 		refusal = refusalOf(err)
-		out.Sessions, out.Terminal, out.Connections = result.Sessions, result.Terminal, result.Connections
+		out.Sessions, out.Terminal, out.Connections, out.Containers = result.Sessions, result.Terminal, result.Connections, result.Containers
 		for _, f := range theirs {
 			f.Close()
 		}

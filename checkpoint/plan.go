@@ -3,6 +3,10 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/mounts"
@@ -20,6 +24,9 @@ const CodeTerminal = "E_PLAN_TERMINAL"
 type PlanOptions struct {
 	Image  *image.Image
 	Bundle *sandbox.Bundle
+	// Further are the bundles of the containers besides the first, by their names in
+	// the image.
+	Further map[string]*sandbox.Bundle
 	// Policy and Map are those of package restoreenv.
 	Policy restoreenv.Policy
 	Map    map[string]string
@@ -71,6 +78,14 @@ type Plan struct {
 	saved   *saved
 	list    *mounts.List      // the saved mounts with their sources here
 	network *network.Identity // what the sandbox will have on this host
+	// furtherLists are those of the further containers, in their saved order.
+	furtherLists   []*mounts.List
+	furtherBundles map[string]*sandbox.Bundle
+}
+
+// Several says whether the saved sandbox has more containers than its first.
+func (p *Plan) Several() bool {
+	return slices.ContainsFunc(p.Mounts, func(m restoreenv.Backing) bool { return m.Container != p.Mounts[0].Container })
 }
 
 // Refuses says whether a restore would refuse.
@@ -108,7 +123,7 @@ func PlanFor(config *image.Config, opts PlanOptions) (*Plan, error) {
 		return nil, err
 	}
 	p.checkMounts(opts)
-	p.checkTerminal(opts.Bundle)
+	p.checkTerminals(opts)
 	p.checkMemoryLimit(opts.Bundle, opts.MemoryBytes)
 	if err := p.checkNetwork(opts.Bundle); err != nil {
 		return nil, err
@@ -132,24 +147,47 @@ func (p *Plan) checkHost(config *image.Config) error {
 }
 
 func (p *Plan) checkMounts(opts PlanOptions) {
+	resolve := restoreenv.Options{Policy: opts.Policy, Map: opts.Map, BundleErrors: make(map[string]error)}
+	target := make(restoreenv.Environment)
 	// What compiles is compared even where something does not; the errors
 	// become findings with the rest.
-	target, compileErr := mounts.Compile(opts.Bundle.Spec, mounts.Options{
-		Bundle: opts.Bundle.Dir, Overlay: overlayMode(&p.saved.mounts), TmpDecision: p.saved.mounts.Tmp,
-	})
-	resolve := restoreenv.Options{Policy: opts.Policy, Map: opts.Map}
-	if compileErr != nil {
-		resolve.BundleErrors = map[string]error{boot.RootContainer: compileErr}
+	compile := func(container string, spec *specs.Spec, dir string, saved *mounts.List) {
+		list, err := mounts.Compile(spec, mounts.Options{Bundle: dir, Overlay: overlayMode(saved), TmpDecision: saved.Tmp})
+		if err != nil {
+			resolve.BundleErrors[container] = err
+		}
+		maps.Copy(target, restoreenv.Build(container, list))
 	}
-	resolution, findings := restoreenv.Resolve(p.saved.environment, restoreenv.Build(boot.RootContainer, target), resolve)
+	compile(boot.RootContainer, opts.Bundle.Spec, opts.Bundle.Dir, &p.saved.mounts)
+	for _, name := range slices.Sorted(maps.Keys(opts.Further)) {
+		bundle, saved := opts.Further[name], &mounts.List{}
+		if at := slices.IndexFunc(p.saved.further, func(c savedContainer) bool { return c.name == name }); at >= 0 {
+			saved = &p.saved.further[at].mounts
+		}
+		compile(name, sandbox.WithShared(bundle.Spec, opts.Bundle.Spec.Annotations), bundle.Dir, saved)
+	}
+	resolution, findings := restoreenv.Resolve(p.saved.environment, target, resolve)
 	for _, f := range findings {
 		p.Findings = append(p.Findings, Finding{
-			Code: string(f.Code), Refuses: f.Refuses(opts.Policy), Subject: "mount " + f.Destination,
+			Code: string(f.Code), Refuses: f.Refuses(opts.Policy), Subject: "mount " + f.Destination + ofContainer(f.Container),
 			Saved: f.Saved, Target: f.Target, Nearest: f.Nearest, Remedy: f.Remedy,
 		})
 	}
 	p.Mounts = resolution.Mounts
-	p.list = place(&p.saved.mounts, resolution)
+	p.list = place(&p.saved.mounts, boot.RootContainer, resolution)
+	for i := range p.saved.further {
+		c := &p.saved.further[i]
+		p.furtherLists = append(p.furtherLists, place(&c.mounts, c.name, resolution))
+	}
+	p.furtherBundles = opts.Further
+}
+
+// ofContainer says to which container something belongs, if that is not the first.
+func ofContainer(name string) string {
+	if name == "" || name == boot.RootContainer {
+		return ""
+	}
+	return " of container " + name
 }
 
 // overlayMode is the mode that the saved mounts were compiled with, so that
@@ -167,12 +205,12 @@ func overlayMode(list *mounts.List) mounts.OverlayMode {
 	return mode
 }
 
-// place returns the saved mounts with the sources that back them here.
-func place(list *mounts.List, resolution *restoreenv.Resolution) *mounts.List {
+// place returns a container's saved mounts with the sources that back them here.
+func place(list *mounts.List, container string, resolution *restoreenv.Resolution) *mounts.List {
 	placed := *list
 	placed.Mounts = append([]mounts.Mount(nil), list.Mounts...)
 	backing := make(map[string]restoreenv.Backing)
-	for _, b := range resolution.Gofer(boot.RootContainer) {
+	for _, b := range resolution.Gofer(container) {
 		backing[b.Destination] = b
 	}
 	for i := range placed.Mounts {
@@ -194,13 +232,23 @@ func (p *Plan) Terminals() []boot.Session {
 	return sessions
 }
 
-func (p *Plan) checkTerminal(bundle *sandbox.Bundle) {
-	had, wants := p.saved.spec.Process.Terminal, bundle.Spec.Process.Terminal
+func (p *Plan) checkTerminals(opts PlanOptions) {
+	p.checkTerminal(boot.RootContainer, &p.saved.spec, opts.Bundle)
+	for i := range p.saved.further {
+		c := &p.saved.further[i]
+		if bundle := opts.Further[c.name]; bundle != nil {
+			p.checkTerminal(c.name, &c.spec, bundle)
+		}
+	}
+}
+
+func (p *Plan) checkTerminal(container string, saved *specs.Spec, bundle *sandbox.Bundle) {
+	had, wants := saved.Process.Terminal, bundle.Spec.Process.Terminal
 	if had == wants {
 		return
 	}
 	p.Findings = append(p.Findings, Finding{
-		Code: CodeTerminal, Refuses: true, Subject: "process.terminal",
+		Code: CodeTerminal, Refuses: true, Subject: "process.terminal" + ofContainer(container),
 		Saved: fmt.Sprint(had), Target: fmt.Sprint(wants), Remedy: fmt.Sprintf("set process.terminal to %v in the bundle", had),
 	})
 }

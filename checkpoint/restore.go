@@ -23,6 +23,8 @@ type RestoreOptions struct {
 	Create sandbox.CreateOptions
 	// From names the image, for the sandbox's record.
 	From string
+	// FurtherCreate says the same of each container besides the first, by name.
+	FurtherCreate map[string]FurtherOptions
 	// OnPhase, if not nil, is told each phase when it has ended.
 	OnPhase func(Phase)
 	// Quiet keeps peers of connections that end from being told: another copy of
@@ -68,6 +70,9 @@ func Restore(ctx context.Context, root sandbox.Root, opts RestoreOptions) (*Rest
 	if err != nil {
 		closeFiles(opts.Create.Stdio)
 		closeFiles(opts.Create.Preserved)
+		for _, f := range opts.FurtherCreate {
+			closeFiles(f.Stdio)
+		}
 		return nil, err
 	}
 	clock.lap("plan")
@@ -79,7 +84,7 @@ func Restore(ctx context.Context, root sandbox.Root, opts RestoreOptions) (*Rest
 	}
 	clock.lap("load")
 	if err := r.Sandbox.Start(ctx); err != nil {
-		return nil, errors.Join(err, r.Sandbox.Delete(context.WithoutCancel(ctx), true))
+		return nil, errors.Join(err, r.Sandbox.DeleteWhole(context.WithoutCancel(ctx)))
 	}
 	clock.lap("start")
 	r.Report.Phases = clock.phases
@@ -118,7 +123,7 @@ func (r *Restoring) load(ctx context.Context, root sandbox.Root, opts RestoreOpt
 	create.Restore = &sandbox.Restore{
 		From: opts.From, Mounts: plan.list, Network: plan.network,
 		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal, Processes: len(plan.saved.processes),
-		Files: []*os.File{state, metadata, theirs}, Memory: memory,
+		Files: []*os.File{state, metadata, theirs}, Memory: memory, Further: plan.furtherRestore(opts.FurtherCreate),
 	}
 	if !opts.Quiet && !opts.Image.Config().LeftRunning {
 		create.Restore.Resets = resets(plan.Connections)

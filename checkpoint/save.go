@@ -74,6 +74,9 @@ type SaveReport struct {
 
 // Survey asks a sandbox what a save would find, without stopping it.
 func Survey(ctx context.Context, sb *sandbox.Sandbox) (*inside.Survey, error) {
+	if err := sb.NeedWhole("checkpoint"); err != nil {
+		return nil, err
+	}
 	client, err := sb.Dial(ctx)
 	if err != nil {
 		return nil, err
@@ -96,6 +99,9 @@ func survey(ctx context.Context, client *control.Client) (*inside.Survey, error)
 // before and there is no image; only an error in ending the sandbox leaves the
 // image, which is complete then.
 func Save(ctx context.Context, sb *sandbox.Sandbox, opts SaveOptions) (*SaveReport, error) {
+	if err := sb.NeedWhole("checkpoint"); err != nil {
+		return nil, err
+	}
 	client, err := sb.Dial(ctx)
 	if err != nil {
 		return nil, err
@@ -283,7 +289,7 @@ func (s *saving) stop(ctx context.Context, lifeline *os.File, onPages func(*page
 	}
 	s.stoppedUnixNano = result.StoppedUnixNano
 	// An exec may have come since the survey.
-	s.survey.Sessions, s.survey.Terminal = result.Sessions, result.Terminal
+	s.survey.Sessions, s.survey.Terminal, s.survey.Containers = result.Sessions, result.Terminal, result.Containers
 	s.connections = result.Connections
 	for _, run := range pages.all() {
 		s.report.PagesCommitted += run.Count

@@ -49,6 +49,8 @@ type StandbyOptions struct {
 	Whole bool
 	// Terminals are for the exec sessions of Plan.Terminals, by name. The standby takes ownership.
 	Terminals map[string]*os.File
+	// Further says how the containers besides the first are made, by name.
+	Further map[string]FurtherOptions
 }
 
 // NewStandby starts a standby under a plan that does not refuse.
@@ -84,8 +86,9 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, opts Standby
 		for _, f := range theirs {
 			f.Close()
 		}
-		for _, f := range create.Stdio {
-			f.Close()
+		closeFiles(create.Stdio)
+		for _, f := range opts.Further {
+			closeFiles(f.Stdio)
 		}
 		for _, f := range opts.Terminals {
 			f.Close()
@@ -101,7 +104,7 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, opts Standby
 	create.Restore = &sandbox.Restore{
 		From: opts.From, Mounts: plan.list, Network: plan.network,
 		Sessions: plan.saved.streams.Sessions, Terminal: plan.saved.streams.Terminal, Processes: len(plan.saved.processes),
-		Terminals: opts.Terminals, Files: theirs, Memory: s.Memory, Faults: device,
+		Terminals: opts.Terminals, Files: theirs, Memory: s.Memory, Faults: device, Further: plan.furtherRestore(opts.Further),
 	}
 	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
@@ -276,7 +279,7 @@ func (s *Standby) Discard() error {
 	if s.sb == nil {
 		return nil // Create has cleaned up
 	}
-	return s.sb.Delete(context.Background(), true)
+	return s.sb.DeleteWhole(context.Background())
 }
 
 func (s *Standby) close() {

@@ -72,6 +72,47 @@ func TestContainerd(t *testing.T) {
 	}
 }
 
+// containerd drives a sandbox of several containers by the annotations of its CRI plug-in: one shim for all, each a task of its own.
+func TestContainerdPod(t *testing.T) {
+	c := startContainerd(t)
+	const image = "example.org/busybox:1"
+	c.importImage(image)
+	run := func(kind, id string, flags []string, command ...string) []string {
+		args := append([]string{"run", "--snapshotter", "native", "--runc-binary", binary, "--runc-root", c.path("runc"),
+			"--annotation", "io.kubernetes.cri.container-type=" + kind, "--annotation", "io.kubernetes.cri.sandbox-id=pod",
+			"--annotation", "io.kubernetes.cri.container-name=" + id}, flags...)
+		return append(append(args, image, id), command...)
+	}
+	c.mustCtr(run("sandbox", "pod", []string{"--detach"}, "/bin/sleep", "1000000")...)
+	c.mustCtr(run("container", "web", []string{"--detach"}, "/bin/httpd", "-f", "-p", "127.0.0.1:8080", "-h", "/etc")...)
+	if r := c.ctr(run("container", "short", []string{"--rm"}, "/bin/sh", "-c", "echo out; exit 3")...); r.code != 3 || r.stdout != "out\n" {
+		t.Errorf("run in the foreground: %v", r)
+	}
+	c.mustCtr(run("container", "client", []string{"--detach"}, "/bin/sleep", "1000000")...)
+	eventually(t, "one container answers another", func() bool {
+		return c.ctr("task", "exec", "--exec-id", "get", "client", "/bin/wget", "-q", "-O", "-", "http://127.0.0.1:8080/motd").stdout == "busybox root\n"
+	})
+	if usage := c.mustCtr("task", "metrics", "web"); !strings.Contains(usage, "memory.usage") {
+		t.Errorf("metrics are %q", usage)
+	}
+	c.remove("web")
+	for _, id := range []string{"pod", "client"} {
+		if status := c.status(id); status != "RUNNING" {
+			t.Errorf("%s is %s after the end of another container", id, status)
+		}
+	}
+	if r := c.ctr("task", "exec", "--exec-id", "status", "client", "/bin/sh", "-c", "exit 7"); r.code != 7 {
+		t.Errorf("exec exited with %d, want 7", r.code)
+	}
+	c.remove("client")
+	c.remove("pod")
+	if left, err := os.ReadDir(filepath.Join(c.path("runc"), c.namespace)); err != nil {
+		t.Errorf("state directories: %v", err)
+	} else if len(left) > 0 {
+		t.Errorf("%d state directories are left, as %s", len(left), left[0].Name())
+	}
+}
+
 // A containerd is one that belongs to the test alone.
 type containerd struct {
 	*host

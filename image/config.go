@@ -29,7 +29,7 @@ type Config struct {
 	Hostname  string `json:"hostname"`
 
 	Containers  []Container     `json:"containers"`
-	Mounts      json.RawMessage `json:"mounts,omitempty"`             // the compiled mount lists
+	Mounts      json.RawMessage `json:"mounts,omitempty"`             // the compiled mounts of the first container
 	Environment json.RawMessage `json:"restoreEnvironment,omitempty"` // what backed each file system
 	Network     json.RawMessage `json:"network,omitempty"`            // the network identity
 	Connections json.RawMessage `json:"connections,omitempty"`        // the TCP and UDP sockets, as they stopped
@@ -56,10 +56,13 @@ type CPU struct {
 	MXCSRMask      uint32   `json:"mxcsrMask"`
 }
 
-// A Container is one of the sandbox, with the OCI spec that it was started from.
+// A Container is one of the sandbox, with the OCI spec that it was started from. The first is the one that the sandbox was
+// made for: it has the sandbox's ID, and its mounts are Config.Mounts.
 type Container struct {
-	Name string          `json:"name"`
-	Spec json.RawMessage `json:"spec"`
+	Name   string          `json:"name"`
+	ID     string          `json:"id,omitempty"`
+	Spec   json.RawMessage `json:"spec"`
+	Mounts json.RawMessage `json:"mounts,omitempty"`
 }
 
 // A MemoryFile is one that pages belong to.
@@ -157,7 +160,7 @@ func (c *Config) validate() error {
 	}
 	texts := append([]string{c.Build, c.GVisor, c.Arch, c.SandboxID, c.Hostname}, c.CPU.Features...)
 	for _, container := range c.Containers {
-		texts = append(texts, container.Name)
+		texts = append(texts, container.Name, container.ID)
 		if len(container.Spec) == 0 {
 			return fmt.Errorf("container %q has no spec", container.Name)
 		}

@@ -22,6 +22,8 @@ type arrival struct {
 	// fetch brings what is missing after post-copy; nil where nothing is. Set before
 	// Start, guarded by mu from then on.
 	fetch *fetch
+	// standIns are those of the containers besides the first.
+	standIns []StandIn
 
 	mu sync.Mutex
 	// sb is the sandbox once it is loaded. Guarded by mu, as is everything below.
@@ -82,7 +84,7 @@ func (a *arrival) Copy() journal.Copy {
 	case a.gone || a.sb == nil || !a.sb.Sandbox.Alive():
 		return journal.Absent
 	case !a.started:
-		if !a.sb.Gofer.Alive() && a.standby.Discard() == nil {
+		if !a.sb.GofersAlive() && a.standby.Discard() == nil {
 			// It would run without its files, when the source still has a copy that has them.
 			a.discarded()
 			return journal.Absent
@@ -118,6 +120,7 @@ func (a *arrival) Start(ctx context.Context) error {
 	if a.fetch != nil {
 		a.fetch.begin()
 	}
+	go assignAll(a.standIns)
 	failpoint.Here(failpoint.TargetStarted)
 	// From now on the sandbox needs nothing of us.
 	a.standby.Release()
@@ -167,6 +170,7 @@ func (a *arrival) Discard() error {
 // discarded notes that there is no standby any more. The caller holds mu.
 func (a *arrival) discarded() {
 	a.gone = true
+	closeStandIns(a.standIns)
 	if a.fetch != nil {
 		a.fetch.pager.Close()
 	}

@@ -16,9 +16,11 @@ import (
 type document struct {
 	Config image.Config `json:"config"` // without environment and network, which are the plan's own
 	// Bundle is the directory of the bundle on the target.
-	Bundle string            `json:"bundle"`
-	Policy restoreenv.Policy `json:"policy"`
-	Map    map[string]string `json:"map"`
+	Bundle string `json:"bundle"`
+	// Bundles are those of the containers besides the first, by name.
+	Bundles map[string]string `json:"bundles,omitempty"`
+	Policy  restoreenv.Policy `json:"policy"`
+	Map     map[string]string `json:"map"`
 	// MemoryBytes is what the memory file takes on the source.
 	MemoryBytes uint64 `json:"memoryBytes"`
 }
@@ -46,6 +48,9 @@ func readPlan(p *wire.Plan) (*document, error) {
 	}
 	if len(p.Files) != 1 || p.Files[0].Stream != memoryStream {
 		return nil, fmt.Errorf("read plan: %d memory files, this version moves sandboxes with one", len(p.Files))
+	}
+	if n := len(d.Config.Containers); n > image.MaxContainers {
+		return nil, fmt.Errorf("read plan: %d containers, limit is %d", n, image.MaxContainers)
 	}
 	d.Config.Environment, d.Config.Network = p.Environment, p.Network
 	return &d, nil

@@ -34,6 +34,8 @@ type Options struct {
 	Journals string
 
 	Bundle string // the bundle's directory on the target; the same as here
+	// Further is the same of the containers besides the first, by name.
+	Further map[string]string
 	// SendBundle sends the bundle along, to an agent that takes one.
 	SendBundle bool
 	Policy     restoreenv.Policy // of the target's plan; strict

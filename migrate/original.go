@@ -70,8 +70,14 @@ func (o original) Destroy(ctx context.Context) error {
 	if err != nil || sb == nil {
 		return err
 	}
-	if err := sb.MarkMigrated(o.to); err != nil {
+	all, err := sb.Containers()
+	if err != nil {
 		return err
+	}
+	for _, c := range append(all, sb) {
+		if err := c.MarkMigrated(o.to); err != nil {
+			return err
+		}
 	}
 	sb.Yield() // it has begun on the target, which may be on the same machine, and others live here
 	return sb.End(context.WithoutCancel(ctx))

@@ -31,6 +31,9 @@ type Receiver struct {
 	// Bundles has the directory of a sandbox's bundle by ID, where it is not what
 	// the source says.
 	Bundles map[string]string
+	// StandIns starts a process that stands on this host for a container besides the
+	// first, by the container's ID. Nil: sandboxes that have one are refused.
+	StandIns func(containerID string) (StandIn, error)
 	// BundleDir is the directory for bundles that are sent along, and MaxBundleBytes what one may have; 0: none is
 	// taken.
 	BundleDir      string

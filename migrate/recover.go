@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/migrate/handover"
 	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
 )
 
 // recoverInterval is how often an agent looks for migrations whose command is
@@ -175,21 +177,51 @@ func (r *Receiver) sweep(ctx context.Context) {
 		return
 	}
 	for _, sb := range all {
-		id, ok := attemptOf(sb.RestoredFrom)
-		if !ok || sb.Sandbox.Alive() {
-			continue
+		switch {
+		case !r.neverStarted(sb):
+		case sb.Sandbox.Alive():
+			go r.sweepOnceEnded(ctx, sb)
+		default:
+			r.removeRemains(ctx, sb)
 		}
-		h, err := journal.Read(r.Journals, sb.ID)
-		if err != nil {
-			r.Logger.Warn("journal cannot be read", "sandbox", sb.ID, "error", err)
-			continue
+	}
+}
+
+// neverStarted says whether a sandbox, or a container of one, came by an attempt that
+// has not started it. What ran here is the operator's.
+func (r *Receiver) neverStarted(sb *sandbox.Sandbox) bool {
+	id, ok := attemptOf(sb.RestoredFrom)
+	if !ok {
+		return false
+	}
+	h, err := journal.Read(r.Journals, cmp.Or(sb.SandboxID, sb.ID))
+	if err != nil {
+		r.Logger.Warn("journal cannot be read", "sandbox", sb.ID, "error", err)
+		return false
+	}
+	state := h.Last(id).State
+	return state == journal.None || state == journal.Refused
+}
+
+// sweepOnceEnded removes what is left of a standby whose process has only begun to
+// notice that its agent has gone. One that belongs to this agent does not end, or is
+// somebody else's to remove.
+func (r *Receiver) sweepOnceEnded(ctx context.Context, sb *sandbox.Sandbox) {
+	for deadline := time.Now().Add(endPatience); sb.Sandbox.Alive(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return
 		}
-		if state := h.Last(id).State; state != journal.None && state != journal.Refused {
-			continue // it ran here: its remains are the operator's
-		}
-		if err := sb.Delete(ctx, true); err != nil {
-			r.Logger.Warn("remains of a standby", "sandbox", sb.ID, "error", err)
-		}
+	}
+	// Another of its name may have come meanwhile.
+	now, err := r.Root.Open(sb.ID)
+	if err == nil && now.Sandbox == sb.Sandbox && now.RestoredFrom == sb.RestoredFrom && r.neverStarted(now) {
+		r.removeRemains(ctx, now)
+	}
+}
+
+func (r *Receiver) removeRemains(ctx context.Context, sb *sandbox.Sandbox) {
+	if err := sb.Delete(ctx, true); err != nil {
+		r.Logger.Warn("remains of a standby", "sandbox", sb.ID, "error", err)
 	}
 }
 

@@ -96,5 +96,5 @@ func discardArrived(ctx context.Context, root sandbox.Root, id string, last jour
 	if came, ok := attemptOf(sb.RestoredFrom); !ok || came != last.Attempt {
 		return nil
 	}
-	return sb.Delete(ctx, true)
+	return sb.DeleteWhole(ctx)
 }

@@ -38,7 +38,7 @@ func Migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options) (Report, er
 		report, _, err = migrate(ctx, sb, opts, false)
 		report.addAttempt(first)
 		if err == nil {
-			report.Warnings = append(report.Warnings, "it was moved in a second attempt: during the first, a process was started inside by exec")
+			report.Warnings = append(report.Warnings, "it was moved in a second attempt: during the first, a process was started inside by exec, or a container was started or ended")
 		}
 	}
 	return report, err
@@ -61,7 +61,7 @@ func migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options, retry bool)
 	}
 	s.report.WireBytes = s.wireBytes()
 	s.report.SetTiming(s.machine.Timing())
-	again = retry && errors.Is(err, errNewSession) && s.resumed && ctx.Err() == nil && !opts.Canceller.isCancelled()
+	again = retry && (errors.Is(err, errNewSession) || errors.Is(err, errContainers)) && s.resumed && ctx.Err() == nil && !opts.Canceller.isCancelled()
 	if !again {
 		s.tell(s.report.Reason)
 	}
@@ -329,7 +329,13 @@ func (s *source) ask(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.opts.SendBundle && len(s.survey.Containers) > 0 {
+		return errors.New("a sandbox of several containers does not bring its bundles: put them on the target, and name them with --bundle")
+	}
 	d := document{Config: config, Bundle: s.opts.Bundle, Policy: s.opts.Policy, Map: s.opts.Map}
+	if d.Bundles, err = s.furtherBundles(); err != nil {
+		return err
+	}
 	if d.MemoryBytes, err = allocatedBytes(s.memory); err != nil {
 		return err
 	}

@@ -49,6 +49,9 @@ func (s *source) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !sameContainers(s.survey.Containers, stopped.Containers) {
+		return errContainers
+	}
 	if !covers(s.survey.Sessions, stopped.Sessions) {
 		return errNewSession
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/migrate/agent"
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
 	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
@@ -28,6 +29,8 @@ const (
 	codePlan    = "plan"
 	codeStandby = "standby"
 	codeLoad    = "load"
+
+	codeContainers = "containers"
 
 	codePages    = "pages"
 	codeProtocol = "protocol"
@@ -191,11 +194,14 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 	if err != nil {
 		return refuse(t.session, codePlan, err)
 	}
-	plan, err := checkpoint.PlanFor(&d.Config, checkpoint.PlanOptions{Bundle: bundle, Policy: d.Policy, Map: d.Map, MemoryBytes: d.MemoryBytes})
+	furtherBundles, furtherFindings := t.loadFurther(d)
+	plan, err := checkpoint.PlanFor(&d.Config, checkpoint.PlanOptions{
+		Bundle: bundle, Further: furtherBundles, Policy: d.Policy, Map: d.Map, MemoryBytes: d.MemoryBytes,
+	})
 	if err != nil {
 		return refuse(t.session, codePlan, err)
 	}
-	findings := findingsOf(plan)
+	findings := append(furtherFindings, findingsOf(plan, wire.MaxFindings-2-len(furtherFindings))...)
 	if f := t.receiver.checkTerminals(bundle, plan); f != nil {
 		findings = append(findings, *f)
 	}
@@ -210,17 +216,18 @@ func (t *target) prepare(ctx context.Context, m *wire.Plan) error {
 			return t.session.Control.Send(answer)
 		}
 	}
-	if err := t.startStandby(ctx, plan, bundle, m.Files); err != nil {
+	if err := t.startStandby(ctx, plan, bundle, &d.Config, m.Files); err != nil {
 		return refuse(t.session, codeStandby, err)
 	}
 	failpoint.Here(failpoint.TargetStandby)
 	return t.session.Control.Send(answer)
 }
 
-func findingsOf(plan *checkpoint.Plan) []wire.Finding {
+// findingsOf returns what stands in a plan, at most so many.
+func findingsOf(plan *checkpoint.Plan, most int) []wire.Finding {
 	findings := []wire.Finding{}
 	for _, f := range plan.Findings {
-		if len(findings) == wire.MaxFindings-2 {
+		if len(findings) == most {
 			break
 		}
 		findings = append(findings, wire.Finding{
@@ -230,20 +237,32 @@ func findingsOf(plan *checkpoint.Plan) []wire.Finding {
 	return findings
 }
 
-func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle *sandbox.Bundle, files []wire.MemoryFile) error {
+func (t *target) startStandby(ctx context.Context, plan *checkpoint.Plan, bundle *sandbox.Bundle, config *image.Config, files []wire.MemoryFile) error {
 	streams, err := t.receiver.openStreams(t.id, bundle, plan)
 	if err != nil {
 		return err
 	}
+	further, standIns, err := t.openFurther(config)
+	if err != nil {
+		streams.terminals.close()
+		for _, f := range streams.stdio {
+			f.Close()
+		}
+		for _, f := range streams.slaves {
+			f.Close()
+		}
+		return err
+	}
 	standby, err := checkpoint.NewStandby(ctx, t.receiver.Root, plan, checkpoint.StandbyOptions{
-		From: cameBy(t.session.Attempt(), t.session.Peer.Name), Whole: !Mode(t.hello.Mode).MayLeavePages(), Terminals: streams.slaves,
+		From: cameBy(t.session.Attempt(), t.session.Peer.Name), Whole: !Mode(t.hello.Mode).MayLeavePages(), Terminals: streams.slaves, Further: further,
 		Create: sandbox.CreateOptions{ID: t.id, Bundle: bundle, Stdio: streams.stdio, Output: t.receiver.outputPath(t.id), OwnsBundle: t.bundle != ""},
 	})
 	if err != nil {
 		streams.terminals.close()
+		closeStandIns(standIns)
 		return err
 	}
-	t.arrival = &arrival{standby: standby, terminals: streams.terminals, plan: plan}
+	t.arrival = &arrival{standby: standby, standIns: standIns, terminals: streams.terminals, plan: plan}
 	t.inbox = newInbox(standby.Memory, int(t.hello.DataConnections), t.arrival.packet)
 	t.inbox.refuse = t.refusePages()
 	t.inbox.charger = newCharger(standby.Charges(), standby.Charge)

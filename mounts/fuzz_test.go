@@ -105,7 +105,7 @@ func FuzzParseShared(f *testing.F) {
 	f.Add("a.source", "/data", "b.source", "/data", "a.options", "ro,")
 	f.Add("..", "", "a.b.c", "x", "", "y")
 	f.Fuzz(func(t *testing.T, key1, value1, key2, value2, key3, value3 string) {
-		hints, err := ParseShared(map[string]string{sharedPrefix + key1: value1, sharedPrefix + key2: value2, sharedPrefix + key3: value3})
+		hints, err := ParseShared(map[string]string{SharedPrefix + key1: value1, SharedPrefix + key2: value2, SharedPrefix + key3: value3})
 		if err != nil && len(AsErrors(err)) == 0 {
 			t.Fatalf("an error without code: %v", err)
 		}

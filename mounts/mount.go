@@ -82,6 +82,12 @@ type Mount struct {
 // source: a layer under an overlay is never written.
 func (m *Mount) ServedReadOnly() bool { return m.Flags.ReadOnly || m.Overlay }
 
+// SharedInPod says whether the mount is one that the containers of a sandbox
+// share and that lives in the sandbox alone.
+func (m *Mount) SharedInPod() bool {
+	return m.Shared != nil && m.Shared.Share == SharePod && m.Filesystem == FilesystemTmpfs
+}
+
 // List is what Compile returns. It travels in images.
 type List struct {
 	// Mounts begin with the root; each stands after its parent.

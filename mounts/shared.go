@@ -8,9 +8,16 @@ import (
 	"strings"
 )
 
-// sharedPrefix begins the annotations of shared mounts:
+// SharedPrefix begins the annotations of shared mounts:
 // dev.gvisor.spec.mount.NAME.FIELD.
-const sharedPrefix = "dev.gvisor.spec.mount."
+const SharedPrefix = "dev.gvisor.spec.mount."
+
+// SharedName returns the name of the shared mount that an annotation speaks of.
+func SharedName(annotation string) (name string, ok bool) {
+	rest, ok := strings.CutPrefix(annotation, SharedPrefix)
+	name, _, _ = strings.Cut(rest, ".")
+	return name, ok && name != ""
+}
 
 // maxSharedHints bounds how many shared mounts annotations may describe.
 const maxSharedHints = maxMounts
@@ -50,13 +57,13 @@ func ParseShared(annotations map[string]string) ([]SharedHint, error) {
 			Remedy: "correct the container's annotations"})
 	}
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
-		rest, ok := strings.CutPrefix(key, sharedPrefix)
+		rest, ok := strings.CutPrefix(key, SharedPrefix)
 		if !ok {
 			continue
 		}
 		name, field, ok := strings.Cut(rest, ".")
 		if !ok || name == "" || strings.Contains(field, ".") {
-			refuse(key, "an annotation without name and field", sharedPrefix+"NAME.{source,type,share,options}")
+			refuse(key, "an annotation without name and field", SharedPrefix+"NAME.{source,type,share,options}")
 			continue
 		}
 		if hints[name] == nil {
@@ -75,11 +82,11 @@ func ParseShared(annotations map[string]string) ([]SharedHint, error) {
 	for _, name := range slices.Sorted(maps.Keys(hints)) {
 		h := hints[name]
 		if missing := h.missing(); missing != "" {
-			refuse(sharedPrefix+name, "no usable "+missing, "source, type and share")
+			refuse(SharedPrefix+name, "no usable "+missing, "source, type and share")
 			continue
 		}
 		if other, taken := sources[h.Source]; taken {
-			refuse(sharedPrefix+name, fmt.Sprintf("source %q, which %q has too", h.Source, other), "one name for each source")
+			refuse(SharedPrefix+name, fmt.Sprintf("source %q, which %q has too", h.Source, other), "one name for each source")
 			continue
 		}
 		sources[h.Source] = name
@@ -147,7 +154,7 @@ func (c *compiler) readHints() {
 func (c *compiler) unusedHints() {
 	for _, source := range slices.Sorted(maps.Keys(c.hints)) {
 		if !c.hintUsed[source] {
-			c.warn(WarnHintUnused, sharedPrefix+c.hints[source].Name, "no bind mount has the source %q", source)
+			c.warn(WarnHintUnused, SharedPrefix+c.hints[source].Name, "no bind mount has the source %q", source)
 		}
 	}
 }

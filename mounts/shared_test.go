@@ -36,7 +36,7 @@ func TestParseSharedRefuses(t *testing.T) {
 	} {
 		full := make(map[string]string)
 		for key, value := range annotations {
-			full[sharedPrefix+key] = value
+			full[SharedPrefix+key] = value
 		}
 		if _, err := ParseShared(full); len(AsErrors(err)) == 0 || AsErrors(err)[0].Code != CodeAnnotation {
 			t.Errorf("%s: got %v", name, err)
@@ -50,10 +50,10 @@ func TestCompileShared(t *testing.T) {
 		specs.Mount{Destination: "/both", Type: "bind", Source: "data"},
 	)
 	spec.Annotations = map[string]string{
-		sharedPrefix + "cache.source": "/pod/cache", sharedPrefix + "cache.type": "tmpfs",
-		sharedPrefix + "cache.share": "pod", sharedPrefix + "cache.options": "rw,noexec,size=1m",
-		sharedPrefix + "data.source": "data", sharedPrefix + "data.type": "bind", sharedPrefix + "data.share": "pod",
-		sharedPrefix + "idle.source": "/idle", sharedPrefix + "idle.type": "bind", sharedPrefix + "idle.share": "pod",
+		SharedPrefix + "cache.source": "/pod/cache", SharedPrefix + "cache.type": "tmpfs",
+		SharedPrefix + "cache.share": "pod", SharedPrefix + "cache.options": "rw,noexec,size=1m",
+		SharedPrefix + "data.source": "data", SharedPrefix + "data.type": "bind", SharedPrefix + "data.share": "pod",
+		SharedPrefix + "idle.source": "/idle", SharedPrefix + "idle.type": "bind", SharedPrefix + "idle.share": "pod",
 	}
 	list := compile(t, spec, Options{Bundle: newBundle(t)})
 	// Nobody outside sees it and it was to be a tmpfs: it needs no host path.
@@ -64,7 +64,7 @@ func TestCompileShared(t *testing.T) {
 	if m := find(t, list, "/both"); m.Filesystem != FilesystemGofer || m.Shared == nil || m.Shared.Name != "data" {
 		t.Errorf("shared bind is %+v", m)
 	}
-	if got, want := warningCodes(list), "W_MOUNT_HINT_UNUSED:"+sharedPrefix+"idle"; got != want {
+	if got, want := warningCodes(list), "W_MOUNT_HINT_UNUSED:"+SharedPrefix+"idle"; got != want {
 		t.Errorf("warnings %q, want %q", got, want)
 	}
 }

@@ -14,7 +14,8 @@ type Options struct {
 	// here so that one value carries what a user asked for to the verdict.
 	Policy Policy
 	// Map has the absolute host path to use for a destination, whatever the bundle
-	// says. It applies to every container that has a gofer-served mount there.
+	// says. It applies to every container that has a gofer-served mount there, and as
+	// CONTAINER:DESTINATION to that one alone, whatever is said for all.
 	Map map[string]string
 	// BundleErrors are what mounts.Compile refused, by container. They become
 	// findings among the others.
@@ -24,16 +25,20 @@ type Options struct {
 	Fingerprint func(path string) (string, error)
 }
 
-// ParseMap reads mappings of the form DESTINATION=SOURCE. A relative source
-// starts from the working directory.
+// ParseMap reads mappings of the form DESTINATION=SOURCE, or
+// CONTAINER:DESTINATION=SOURCE. A relative source starts from the working directory.
 func ParseMap(mappings []string) (map[string]string, error) {
 	parsed := make(map[string]string, len(mappings))
 	for _, mapping := range mappings {
 		destination, source, ok := strings.Cut(mapping, "=")
-		if !ok || !path.IsAbs(destination) || source == "" {
-			return nil, fmt.Errorf("mapping %q is not of the form DESTINATION=SOURCE with an absolute destination", mapping)
+		of := ""
+		if at := strings.Index(destination, ":/"); at > 0 && !path.IsAbs(destination) {
+			of, destination = destination[:at+1], destination[at+1:]
 		}
-		destination = path.Clean(destination)
+		if !ok || !path.IsAbs(destination) || source == "" {
+			return nil, fmt.Errorf("mapping %q is not of the form [CONTAINER:]DESTINATION=SOURCE with an absolute destination", mapping)
+		}
+		destination = of + path.Clean(destination)
 		if other, twice := parsed[destination]; twice {
 			return nil, fmt.Errorf("mapping %q: %q is mapped to %q already", mapping, destination, other)
 		}

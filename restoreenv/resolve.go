@@ -25,7 +25,7 @@ func Resolve(saved, target Environment, opts Options) (*Resolution, Findings) {
 		r.container = container
 		if _, ok := target[container]; !ok {
 			r.add(Finding{Code: CodeContainerMissing, Destination: "/", Saved: "a container",
-				Remedy: "give the bundle of this container"})
+				Remedy: fmt.Sprintf("give its bundle, as %s=DIR", container)})
 		}
 		r.resolveContainer(saved[container], target[container])
 	}
@@ -153,7 +153,7 @@ func (r *resolver) resolveMount(saved, target located, found, explained bool, ca
 		Container: r.container, Filesystem: saved.filesystem, Device: saved.Device, Destination: saved.Destination,
 		IsFile: saved.IsFile, ReadOnly: saved.Flags.ReadOnly || saved.Overlay, Recursive: saved.Recursive,
 	}
-	if source, ok := r.opts.Map[saved.Destination]; ok && backing.Served() {
+	if source, ok := r.mapped(saved.Destination); ok && backing.Served() {
 		backing.Source, backing.Mapped = source, true
 	}
 	switch comparable := found && saved.filesystem == target.filesystem; {
@@ -174,6 +174,14 @@ func (r *resolver) resolveMount(saved, target located, found, explained bool, ca
 		r.resolveSource(saved, target, &backing)
 	}
 	r.resolution.Mounts = append(r.resolution.Mounts, backing)
+}
+
+// mapped returns what a user gave for a destination of the container being resolved.
+func (r *resolver) mapped(destination string) (source string, ok bool) {
+	if source, ok = r.opts.Map[r.container+":"+destination]; !ok {
+		source, ok = r.opts.Map[destination]
+	}
+	return source, ok
 }
 
 // compare finds what differs between the two sides of one mount apart from what
@@ -256,13 +264,15 @@ func (r *resolver) resolveContent(saved located, backing *Backing) {
 func (r *resolver) unusedMappings(saved Environment) {
 	r.container = ""
 	var served []string
+	usable := make(map[string]bool)
 	for _, container := range slices.Sorted(maps.Keys(saved)) {
 		for _, entry := range saved[container][mounts.FilesystemGofer] {
 			served = append(served, entry.Destination)
+			usable[entry.Destination], usable[container+":"+entry.Destination] = true, true
 		}
 	}
 	for _, destination := range slices.Sorted(maps.Keys(r.opts.Map)) {
-		if !slices.Contains(served, destination) {
+		if !usable[destination] {
 			r.add(Finding{Code: CodeMapUnused, Destination: destination, Target: r.opts.Map[destination], Nearest: nearest(destination, served),
 				Remedy: "map a destination that the saved sandbox has files of the host on: " + strings.Join(served, ", ")})
 		}

@@ -141,7 +141,7 @@ func linuxNotOffered(l *specs.Linux) []string {
 			hasNetwork = true
 		case ns.Type == specs.UserNamespace || ns.Path == "":
 		default:
-			add("linux.namespaces: %s namespace %s is not joined: every sandbox has its own", ns.Type, ns.Path)
+			add(namespaceWarning+"%s namespace %s is not joined: every sandbox has its own", ns.Type, ns.Path)
 		}
 	}
 	if !hasNetwork {
@@ -156,8 +156,11 @@ var standardDevices = map[string]bool{
 	"/dev/tty": true, "/dev/ptmx": true, "/dev/console": true, "/dev/fuse": true, "/dev/net/tun": true,
 }
 
+// namespaceWarning begins every warning about linux.namespaces.
+const namespaceWarning = "linux.namespaces: "
+
 // warnNoNetwork is the warning for a specification that wants the host's network.
-const warnNoNetwork = "linux.namespaces has no network namespace: the host's network is not offered, the sandbox gets a loopback only"
+const warnNoNetwork = namespaceWarning + "there is no network namespace: the host's network is not offered, the sandbox gets a loopback only"
 
 // SetNetworkNamespace makes the specification name a network namespace, whatever it
 // named before.

@@ -127,6 +127,18 @@ func (s *Sandbox) Update(resources *specs.LinuxResources) error {
 	return nil
 }
 
+// JoinCgroup moves this process, which stands for a further container on the host,
+// into the container's cgroup, if it has one.
+func (s *Sandbox) JoinCgroup() error {
+	if !s.Further() || s.Cgroup == nil {
+		return nil
+	}
+	if _, err := s.Cgroup.Cgroup.Join(); err != nil {
+		return fmt.Errorf("join cgroup of container %q: %w", s.ID, err)
+	}
+	return nil
+}
+
 // removeCgroup removes what Create made of the cgroup, and nothing of its caller's.
 func (s *Sandbox) removeCgroup() error {
 	if s.Cgroup == nil {

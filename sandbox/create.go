@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/sbxmigrate/sbxmigrate/mounts"
@@ -26,12 +28,22 @@ type Sandbox struct {
 	// child is set in the command that created the sandbox process, which has
 	// to collect it when it ends.
 	child *child
+	// restored are the further containers that the command has restored with it.
+	restored []restoredFurther
 }
 
 // CreateOptions says what sandbox to create.
 type CreateOptions struct {
 	ID     string
 	Bundle *Bundle
+
+	// Sandbox is the ID of a running sandbox in which to make a further container;
+	// empty: the container has a sandbox of its own. Platform, Tracking and Restore
+	// are the sandbox's then.
+	Sandbox string
+	// StandIn is the PID of a process that stands on this host for a further
+	// container. It belongs to the caller.
+	StandIn int
 
 	// Stdio are the container's stdin, stdout and stderr, or the one slave end
 	// of its terminal where the specification asks for one. Preserved become 3,
@@ -71,6 +83,8 @@ type Restore struct {
 	Network *network.Identity
 	// Resets are connections that end with the restore, whose peers are told.
 	Resets []network.Fate
+	// Further are the containers besides the first, all that the saved kernel has.
+	Further []FurtherRestore
 	// Files are handed to boot.Hooks.Load; Create takes ownership.
 	Files []*os.File
 	// Faults is the device for a trap (see package faults) where memory may come after the
@@ -86,6 +100,9 @@ func (r Root) Create(ctx context.Context, opts CreateOptions) (_ *Sandbox, warni
 	owned := append(append([]*os.File{}, opts.Stdio...), opts.Preserved...)
 	if opts.Restore != nil {
 		owned = append(owned, opts.Restore.Files...)
+		for _, f := range opts.Restore.Further {
+			owned = append(owned, f.Stdio...)
+		}
 		owned = slices.AppendSeq(owned, maps.Values(opts.Restore.Terminals))
 		if opts.Restore.Faults != nil {
 			owned = append(owned, opts.Restore.Faults)
@@ -101,7 +118,15 @@ func (r Root) Create(ctx context.Context, opts CreateOptions) (_ *Sandbox, warni
 		if err != nil {
 			c.rollback()
 		}
+		for _, f := range c.last {
+			f()
+		}
 	}()
+	if opts.Sandbox != "" {
+		if err := c.join(ctx, r); err != nil {
+			return nil, nil, err
+		}
+	}
 	if c.dir, err = r.reserve(opts.ID); err != nil {
 		return nil, nil, err
 	}
@@ -120,13 +145,24 @@ type creation struct {
 	files    *boot.Files
 	warnings []string
 	undo     []func()
+	last     []func() // in any case
+
+	// in is the sandbox that gets a further container, nil for a sandbox of its own.
+	// siblings are its further containers by now.
+	in       *Sandbox
+	siblings []*Sandbox
 
 	record Record
 	log    *os.File
 	gofer  *gofer.Process
+	// restored are the containers besides the first, where a sandbox is restored.
+	restored []restoredFurther
 }
 
 func (c *creation) undoer(f func()) { c.undo = append(c.undo, f) }
+
+// atEnd arranges for f to run when the creation is over, well or not.
+func (c *creation) atEnd(f func()) { c.last = append(c.last, f) }
 
 func (c *creation) rollback() {
 	for i := len(c.undo) - 1; i >= 0; i-- {
@@ -145,6 +181,11 @@ func (c *creation) run(ctx context.Context) (*Sandbox, error) {
 	if c.record.Platform == "" {
 		c.record.Platform = boot.DefaultPlatform
 	}
+	if c.in != nil {
+		if err := c.fillRecord(); err != nil {
+			return nil, err
+		}
+	}
 	if err := spare.CheckFileLimit(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
 	}
@@ -157,7 +198,10 @@ func (c *creation) run(ctx context.Context) (*Sandbox, error) {
 		return nil, err
 	}
 	defer c.log.Close()
-	for _, step := range []func(context.Context) error{c.compileMounts, c.startGofer, c.openNetwork, c.openFiles} {
+	if c.in != nil {
+		return c.runFurther(ctx)
+	}
+	for _, step := range []func(context.Context) error{c.compileMounts, c.startGofer, c.openNetwork, c.openFiles, c.openFurther} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -171,7 +215,7 @@ func (c *creation) compileMounts(context.Context) error {
 		c.record.RestoredFrom = restore.From
 		return nil
 	}
-	list, err := mounts.Compile(c.opts.Bundle.Spec, mounts.Options{
+	list, err := mounts.Compile(c.compiledSpec(), mounts.Options{
 		Bundle: c.opts.Bundle.Dir, Overlay: c.opts.Overlay, Lenient: c.opts.Lenient,
 	})
 	if err != nil {
@@ -185,27 +229,35 @@ func (c *creation) compileMounts(context.Context) error {
 }
 
 func (c *creation) startGofer(ctx context.Context) error {
+	g, err := c.startGoferOf(ctx, &c.record, c.opts.Bundle.Spec.Linux)
+	if err != nil {
+		return err
+	}
+	c.gofer, c.files.Gofer = g, g.Client
+	return nil
+}
+
+// startGoferOf starts the gofer of a container, and notes it in its record.
+func (c *creation) startGoferOf(ctx context.Context, record *Record, linux *specs.Linux) (*gofer.Process, error) {
 	cfg := gofer.Config{LogFile: c.log}
-	for _, m := range c.record.Mounts.GoferMounts() {
+	for _, m := range record.Mounts.GoferMounts() {
 		cfg.Mounts = append(cfg.Mounts, gofer.Mount{
 			Source: m.Source, ReadOnly: m.ServedReadOnly(), Recursive: m.Recursive,
 		})
 	}
-	if linux := c.opts.Bundle.Spec.Linux; linux != nil {
+	if linux != nil {
 		cfg.UIDMappings, cfg.GIDMappings = linux.UIDMappings, linux.GIDMappings
 	}
 	g, err := gofer.Start(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("start gofer: %w", err)
+		return nil, fmt.Errorf("start gofer: %w", err)
 	}
 	c.undoer(func() {
 		g.Kill()
 		g.Wait()
 	})
-	c.gofer = g
-	c.files.Gofer = g.Client
-	c.record.Gofer, err = identify(g.PID)
-	return err
+	record.Gofer, err = identify(g.PID)
+	return g, err
 }
 
 // openNetwork takes over the network namespace that the specification names.
@@ -246,8 +298,7 @@ func (c *creation) openFiles(context.Context) error {
 	if c.files.Control, err = control.Listen(c.dir); err != nil {
 		return err
 	}
-	c.files.Exit, err = os.OpenFile(filepath.Join(c.dir, exitName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
+	if c.files.Exit, err = openExit(c.dir); err != nil {
 		return err
 	}
 	restore := c.opts.Restore
@@ -280,6 +331,7 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 		cfg.Restore = &boot.RestoreConfig{
 			Sessions: restore.Sessions, Terminals: slices.Sorted(maps.Keys(restore.Terminals)),
 			Terminal: restore.Terminal, Processes: restore.Processes, Resets: restore.Resets,
+			Further: c.furtherConfig(),
 		}
 	}
 	process, err := c.startInCgroup(cfg)
@@ -299,13 +351,13 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 		return nil, fmt.Errorf("%w: %w", ErrBoot, err)
 	}
 	c.adjustOOMScore()
-	s := &Sandbox{Record: c.record, dir: c.dir, child: child}
+	s := &Sandbox{Record: c.record, dir: c.dir, child: child, restored: c.restored}
 	// From here on there is a process to be ended, whatever becomes of us.
 	s.Creating = true
 	if err := s.save(); err != nil {
 		return nil, err
 	}
-	if err := s.runHooks(ctx, hookCreateRuntime); err != nil {
+	if err := errors.Join(s.runHooks(ctx, hookCreateRuntime), c.saveFurther(ctx)); err != nil {
 		return nil, err
 	}
 	report, err := child.waitReady(ctx)
@@ -314,11 +366,14 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 		if goferErr := c.gofer.Ready(ctx); goferErr != nil {
 			return nil, fmt.Errorf("start gofer: %w", goferErr)
 		}
+		if goferErr := c.furtherGofersReady(ctx); goferErr != nil {
+			return nil, goferErr
+		}
 		return nil, c.explain(err)
 	}
 	c.warnings = append(c.warnings, report.Warnings...)
 	s.Creating = false
-	if err := s.save(); err != nil {
+	if err := errors.Join(s.save(), c.finishFurther()); err != nil {
 		return nil, err
 	}
 	if c.opts.PIDFile != "" {

@@ -50,10 +50,18 @@ type Record struct {
 	Terminal    bool              `json:"terminal"`
 	Platform    string            `json:"platform"`
 
+	// SandboxID is the ID of the sandbox that a further container is in, empty for
+	// the first container of one, which has the sandbox's own ID. Name is what the
+	// sandbox's kernel calls it, and StandIn the process that stands for it here.
+	SandboxID string  `json:"sandboxId,omitempty"`
+	Name      string  `json:"name,omitempty"`
+	StandIn   Process `json:"standIn,omitzero"`
+
 	// Creating says that the sandbox is not ready yet: the command that creates
 	// it is at work, or was ended before it could clean up.
 	Creating bool `json:"creating,omitempty"`
 
+	// Sandbox is the sandbox process, that of all of its containers.
 	Sandbox Process `json:"sandbox"`
 	Gofer   Process `json:"gofer"`
 
@@ -78,8 +86,11 @@ type Record struct {
 // idPattern is runc's.
 var idPattern = regexp.MustCompile(`^[\w+.-]{1,128}$`)
 
+// IsID says whether a text can name a sandbox, or a container of one.
+func IsID(text string) bool { return idPattern.MatchString(text) && text != "." && text != ".." }
+
 func (r Root) dir(id string) (string, error) {
-	if !idPattern.MatchString(id) || id == "." || id == ".." {
+	if !IsID(id) {
 		return "", fmt.Errorf("%w: %q: want 1 to 128 letters, digits and _ + - . characters", ErrBadID, id)
 	}
 	return filepath.Join(string(r), id), nil
@@ -152,7 +163,7 @@ func (s *Sandbox) Spec() (*specs.Spec, error) {
 func (s *Sandbox) Dir() string { return s.dir }
 
 // LogPath returns the path of the log of the sandbox's processes.
-func (s *Sandbox) LogPath() string { return filepath.Join(s.dir, logName) }
+func (s *Sandbox) LogPath() string { return filepath.Join(s.processDir(), logName) }
 
 // lock keeps other commands from changing the sandbox until unlock is called.
 func (s *Sandbox) lock() (unlock func(), err error) {

@@ -20,7 +20,7 @@ func (s *Sandbox) Exec(ctx context.Context, process *specs.Process, files []*os.
 	if err := s.need(ctx, "exec in", specs.StateRunning); err != nil {
 		return 0, err
 	}
-	args := &control.ExecArgs{FilePayload: urpc.FilePayload{Files: files}, Process: *process}
+	args := &control.ExecArgs{FilePayload: urpc.FilePayload{Files: files}, Which: s.which(), Process: *process}
 	var result control.ExecResult
 	if err := s.call(ctx, control.MethodExec, args, &result); err != nil {
 		return 0, fmt.Errorf("exec in sandbox %q: %w", s.ID, err)
@@ -33,7 +33,7 @@ func (s *Sandbox) Exec(ctx context.Context, process *specs.Process, files []*os.
 // migrates, that is an ErrMigrated.
 func (s *Sandbox) WaitProcess(ctx context.Context, pid int32) (int, error) {
 	var result control.WaitResult
-	err := control.Call(ctx, s.dir, 0, control.MethodWait, &control.WaitArgs{PID: pid}, &result)
+	err := control.Call(ctx, s.processDir(), 0, control.MethodWait, &control.WaitArgs{Which: s.which(), PID: pid}, &result)
 	if errors.Is(err, control.ErrUnreachable) && s.Sandbox.wait(ctx) == nil {
 		if err := s.migratedError(); err != nil {
 			return 0, err

@@ -101,7 +101,7 @@ func (s *Sandbox) ociState(status specs.ContainerState) *specs.State {
 		Version: specs.Version, ID: s.ID, Status: status, Bundle: s.Bundle, Annotations: s.Annotations,
 	}
 	if status != specs.StateStopped {
-		state.Pid = s.Sandbox.PID
+		state.Pid = s.hostPID()
 	}
 	if s.MigratedTo != "" {
 		state.Annotations = maps.Clone(state.Annotations)

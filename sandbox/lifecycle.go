@@ -36,7 +36,8 @@ func (s *Sandbox) Status(ctx context.Context) specs.ContainerState {
 		return specs.StateCreating
 	}
 	var status control.Status
-	err := control.Call(ctx, s.dir, statusTimeout, control.MethodStatus, &control.None{}, &status)
+	which := s.which()
+	err := control.Call(ctx, s.processDir(), statusTimeout, control.MethodStatus, &which, &status)
 	switch {
 	case err == nil:
 		return specs.ContainerState(status.Status)
@@ -63,20 +64,25 @@ func (s *Sandbox) Start(ctx context.Context) error {
 		return s.need(ctx, "start", specs.StateCreated)
 	}
 	// It is asked for its state only where it refuses: who waits for the start of one that migrates, waits for this.
-	if err := s.call(ctx, control.MethodStart, &control.None{}, &control.None{}); err != nil {
+	which := s.which()
+	if err := s.call(ctx, control.MethodStart, &which, &control.None{}); err != nil {
 		if refused := s.need(ctx, "start", specs.StateCreated); refused != nil {
 			return refused
 		}
 		return fmt.Errorf("start sandbox %q: %w", s.ID, err)
 	}
-	if err := s.runHooks(ctx, hookPoststart); err != nil {
+	err = s.runHooks(ctx, hookPoststart)
+	for _, f := range s.restored {
+		err = errors.Join(err, f.container.runHooks(ctx, hookPoststart))
+	}
+	if err != nil {
 		// The runtime specification: the container is stopped then.
-		return errors.Join(err, s.Sandbox.kill())
+		return errors.Join(err, s.Signal(ctx, unix.SIGKILL, true))
 	}
 	return nil
 }
 
-// Pause stops the container's tasks where they are.
+// Pause stops the tasks of all of the sandbox's containers where they are.
 func (s *Sandbox) Pause(ctx context.Context) error {
 	if err := s.need(ctx, "pause", specs.StateRunning); err != nil {
 		return err
@@ -104,12 +110,16 @@ func (s *Sandbox) need(ctx context.Context, verb string, states ...specs.Contain
 }
 
 // Signal sends a signal to the container's first process, or to all of its
-// processes. SIGKILL ends the sandbox process, whatever its kernel does.
+// processes. SIGKILL of the first container ends the sandbox process, whatever its
+// kernel does.
 func (s *Sandbox) Signal(ctx context.Context, signal unix.Signal, all bool) error {
 	status := s.Status(ctx)
 	if status == specs.StateStopped {
 		// Container managers look for these words.
 		return fmt.Errorf("cannot signal sandbox %q: %w: container not running", s.ID, ErrState)
+	}
+	if s.Further() {
+		return s.signalFurther(ctx, signal, all)
 	}
 	beforeStart := status == specs.StateCreated && (signal == unix.SIGTERM || signal == unix.SIGINT)
 	if signal == unix.SIGKILL || beforeStart {
@@ -133,12 +143,15 @@ func (s *Sandbox) SignalProcess(ctx context.Context, pid int32, signal unix.Sign
 	if foreground {
 		target = control.TargetForeground
 	}
-	return s.call(ctx, control.MethodSignal, &control.SignalArgs{PID: pid, Signal: int32(signal), Target: target}, &control.None{})
+	return s.call(ctx, control.MethodSignal, &control.SignalArgs{Which: s.which(), PID: pid, Signal: int32(signal), Target: target}, &control.None{})
 }
 
 // Wait blocks until the container has ended and returns its exit status, or
 // 128 plus the signal that ended it.
 func (s *Sandbox) Wait(ctx context.Context) (int, error) {
+	if s.Further() {
+		return s.waitFurther(ctx)
+	}
 	if err := s.Sandbox.wait(ctx); err != nil {
 		return 0, err
 	}
@@ -174,16 +187,18 @@ func (s *Sandbox) Processes(ctx context.Context) ([]control.Process, error) {
 		return nil, err
 	}
 	var list []control.Process
-	if err := s.call(ctx, control.MethodProcesses, &control.None{}, &list); err != nil {
+	which := s.which()
+	if err := s.call(ctx, control.MethodProcesses, &which, &list); err != nil {
 		return nil, fmt.Errorf("list processes of sandbox %q: %w", s.ID, err)
 	}
 	return list, nil
 }
 
-// Stats samples what the sandbox uses.
+// Stats samples what the sandbox uses, or a further container.
 func (s *Sandbox) Stats(ctx context.Context) (*control.Stats, error) {
 	var stats control.Stats
-	if err := s.call(ctx, control.MethodStats, &control.None{}, &stats); err != nil {
+	which := s.which()
+	if err := s.call(ctx, control.MethodStats, &which, &stats); err != nil {
 		return nil, fmt.Errorf("sample sandbox %q: %w", s.ID, err)
 	}
 	return &stats, nil
@@ -192,16 +207,20 @@ func (s *Sandbox) Stats(ctx context.Context) (*control.Stats, error) {
 // Dial connects to the sandbox's control socket, for the methods of other
 // packages. The caller closes the client.
 func (s *Sandbox) Dial(ctx context.Context) (*control.Client, error) {
-	return control.Dial(ctx, s.dir)
+	return control.Dial(ctx, s.processDir())
 }
 
 // call makes one call within callTimeout.
 func (s *Sandbox) call(ctx context.Context, method string, arg, result any) error {
-	return control.Call(ctx, s.dir, callTimeout, method, arg, result)
+	return control.Call(ctx, s.processDir(), callTimeout, method, arg, result)
 }
 
-// Delete removes a stopped sandbox; with force it ends it first.
+// Delete removes a stopped container; with force it ends it first. With the first
+// one ends the sandbox.
 func (s *Sandbox) Delete(ctx context.Context, force bool) error {
+	if s.Further() {
+		return s.deleteFurther(ctx, force)
+	}
 	if s.Sandbox.Alive() {
 		// A container whose first process has ended is stopped a moment before
 		// its sandbox process is gone.
@@ -260,6 +279,11 @@ func (s *Sandbox) end(ctx context.Context, force bool) error {
 	if _, err := s.Wait(ctx); err != nil && !errors.Is(err, ErrMigrated) {
 		return fmt.Errorf("wait for the end of sandbox %q: %w", s.ID, err)
 	}
+	return s.endGofer(ctx)
+}
+
+// endGofer makes sure that a gofer that nobody uses any more has ended.
+func (s *Sandbox) endGofer(ctx context.Context) error {
 	graceful, cancel := context.WithTimeout(ctx, goferGrace)
 	defer cancel()
 	if s.Gofer.wait(graceful) != nil {

@@ -8,6 +8,8 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/gofer"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
+
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
 )
 
 // Codes of findings.
@@ -18,7 +20,38 @@ const (
 	// CodeDeletedReadOnly is an open regular file whose name is gone, on a
 	// mount on which it could not be made again.
 	CodeDeletedReadOnly = "deleted-file-on-read-only-mount"
+	// CodeUnstarted is a container that was created and not started: a loaded
+	// kernel would start it.
+	CodeUnstarted = "container-not-started"
+	// CodeLingering is a container that has ended and whose files are still open, or
+	// whose processes still run, in a PID namespace of others.
+	CodeLingering = "ended-container-in-use"
 )
+
+// findContainers finds what of the sandbox's containers could not be restored.
+func findContainers(s *boot.Sandbox) []Finding {
+	findings := findUnstarted(s.Containers())
+	for _, name := range s.Lingering() {
+		findings = append(findings, Finding{
+			Code: CodeLingering, Detail: fmt.Sprintf("container %q has ended, but processes of it run, or others have its files open", name),
+			Remedy: "delete it, and end who has its files open",
+		})
+	}
+	return findings
+}
+
+// findUnstarted finds the containers that wait for somebody to start them.
+func findUnstarted(containers []boot.ContainerState) []Finding {
+	var findings []Finding
+	for _, c := range containers {
+		if c.Unstarted {
+			findings = append(findings, Finding{
+				Code: CodeUnstarted, Detail: fmt.Sprintf("container %q was created and not started", c.Name), Remedy: "start it, or delete it",
+			})
+		}
+	}
+	return findings
+}
 
 // findUnsavable looks through the open files of all tasks for what would make
 // a save fail. It does not stop the tasks, so that what it finds may be gone,

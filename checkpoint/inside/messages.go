@@ -31,10 +31,12 @@ const (
 
 // Survey is what a sandbox says of itself before it is saved.
 type Survey struct {
-	CPU       CPU                 `json:"cpu"`
-	Sessions  []boot.Session      `json:"sessions"`
-	Terminal  *boot.TerminalState `json:"terminal,omitempty"`
-	Processes []Process           `json:"processes"`
+	CPU      CPU                 `json:"cpu"`
+	Sessions []boot.Session      `json:"sessions"`
+	Terminal *boot.TerminalState `json:"terminal,omitempty"`
+	// Containers are those besides the first, which have not ended.
+	Containers []boot.ContainerState `json:"containers,omitempty"`
+	Processes  []Process             `json:"processes"`
 	// MemoryBytes is the size of the memory file, holes included.
 	MemoryBytes uint64 `json:"memoryBytes"`
 	// Network is the identity as the guest has made it by now. Losses are what
@@ -107,9 +109,10 @@ type SaveResult struct {
 	SaveNanos  int64 `json:"saveNanos"`
 	// StoppedUnixNano is when the first task was asked to stop.
 	StoppedUnixNano int64 `json:"stoppedUnixNano"`
-	// Sessions and Terminal are those that the saved kernel has.
-	Sessions []boot.Session      `json:"sessions"`
-	Terminal *boot.TerminalState `json:"terminal,omitempty"`
+	// Sessions, Terminal and Containers are those that the saved kernel has.
+	Sessions   []boot.Session        `json:"sessions"`
+	Terminal   *boot.TerminalState   `json:"terminal,omitempty"`
+	Containers []boot.ContainerState `json:"containers,omitempty"`
 	// Connections are those of the saved kernel, with the numbers that they stopped
 	// at. A migration gets them if it asks.
 	Connections []network.Connection `json:"connections,omitempty"`

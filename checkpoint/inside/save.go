@@ -46,8 +46,10 @@ func (c *Checkpoint) Survey(_ *control.None, out *Survey) error {
 	out.CPU = readCPU()
 	out.Sessions = c.s.Sessions()
 	out.Terminal = c.s.Terminal()
+	out.Containers = c.s.Containers()
 	out.MemoryBytes = c.s.MemoryFile().TotalSize()
 	out.Findings = append(findArriving(), findUnsavable(c.s.Kernel())...)
+	out.Findings = append(out.Findings, findContainers(c.s)...)
 	stack, _ := c.s.Network()
 	var losses []network.Loss
 	out.Network, losses = network.Snapshot(stack, c.s.BootedNetwork())
@@ -138,7 +140,7 @@ func (c *Checkpoint) Save(in *SaveArgs, out *SaveResult) error {
 	out.SaveNanos = time.Since(paused).Nanoseconds()
 	out.StoppedUnixNano = start.UnixNano()
 	// What the kernel refers to now, which is what it was saved with.
-	out.Sessions, out.Terminal = c.s.Sessions(), c.s.Terminal()
+	out.Sessions, out.Terminal, out.Containers = c.s.Sessions(), c.s.Terminal(), c.s.Containers()
 	return nil
 }
 
@@ -179,6 +181,11 @@ func (c *Checkpoint) claim(lifeline *os.File) (*stop, error) {
 		if !c.s.Enter(boot.PhasePaused, boot.PhaseSaving) {
 			return nil, fmt.Errorf("cannot checkpoint: container is %s, want running or paused, and no exec that is just starting", c.s.Phase())
 		}
+	}
+	// Nobody can make or start a container from here on.
+	if f := findContainers(c.s); f != nil {
+		c.s.Enter(boot.PhaseSaving, from)
+		return nil, fmt.Errorf("cannot checkpoint: %s: %s", f[0].Detail, f[0].Remedy)
 	}
 	// A collection in the stop would lengthen it.
 	c.stop = &stop{

@@ -68,7 +68,7 @@ func runAgent(ctx context.Context, c *cli, opts agentOptions) error {
 	}
 	logger := slog.New(slog.NewTextHandler(c.stderr, nil))
 	receiver := &migrate.Receiver{
-		Root: c.sandboxes(), Journals: opts.journals(), Outputs: opts.outputs(), Bundles: bundles, OpenTerminal: c.openArrivingTerminal,
+		Root: c.sandboxes(), Journals: opts.journals(), Outputs: opts.outputs(), Bundles: bundles, OpenTerminal: c.openArrivingTerminal, StandIns: c.standInOf,
 		Identity: identity, Keys: opts.keys(), Logger: logger,
 	}
 	if receiver.BundleDir, err = filepath.Abs(opts.bundleDir()); err != nil {

@@ -36,7 +36,7 @@ func newCheckpointCommand(c *cli) *cobra.Command {
 		Long: `Save a running sandbox into an image: its memory, processes, files in memory,
 sockets and connections.
 
-The sandbox is ended once the image is durable, unless --leave-running is given.
+All of its containers are saved. The sandbox is ended once the image is durable, unless --leave-running is given.
 If anything fails before, it goes on as if nothing had been asked, and there is
 no image.`,
 		Example: `  sbxmigrate checkpoint --image /var/lib/images:web web

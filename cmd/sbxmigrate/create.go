@@ -13,8 +13,12 @@ func newCreateCommand(c *cli) *cobra.Command {
 		Short: "Create a sandbox from a bundle, ready to be started",
 		Long: `Create a sandbox from a bundle. Its container has our standard streams, or a
 terminal whose master end goes to --console-socket. The process in the pid file
-exits with the container's status.`,
+exits with the container's status.
+
+With --sandbox, or annotations of Kubernetes' container managers that say so, it is
+a further container of a sandbox that runs.`,
 		Example: `  sbxmigrate create --bundle ./redis --pid-file redis.pid redis
+  sbxmigrate create --bundle ./web --sandbox redis web
   sbxmigrate start redis`,
 		Args: idArg(),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -23,7 +23,10 @@ func newDeleteCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "delete [flags] ID",
 		Aliases: []string{"rm"},
-		Short:   "Remove a stopped sandbox",
+		Short:   "Remove a stopped sandbox, or a stopped container of one",
+		Long: `Remove a stopped sandbox. One that has further containers ends with its first; the
+others are stopped then, to be deleted one by one. A further container that is
+deleted leaves its sandbox and the other containers as they are.`,
 		Example: `  sbxmigrate delete redis
   sbxmigrate delete --force redis`,
 		Args:              idArg(),

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -52,7 +53,7 @@ func runEvents(ctx context.Context, c *cli, opts eventsOptions, id string) error
 	defer ticker.Stop()
 	for {
 		stats, err := s.Stats(ctx)
-		if err != nil && !opts.once && s.Status(ctx) == specs.StateStopped {
+		if err != nil && !opts.once && hasEnded(ctx, s, err) {
 			return nil
 		}
 		if err != nil {
@@ -63,6 +64,20 @@ func runEvents(ctx context.Context, c *cli, opts eventsOptions, id string) error
 		}
 		<-ticker.C
 	}
+}
+
+// endPatience is how long a sandbox process may take to end that does not answer any more.
+const endPatience = 2 * time.Second
+
+// hasEnded says whether the sandbox has ended, which is why a sample failed. The socket
+// of a killed process goes a moment before the process.
+func hasEnded(ctx context.Context, s *sandbox.Sandbox, err error) bool {
+	if !errors.Is(err, control.ErrUnreachable) {
+		return s.Status(ctx) == specs.StateStopped
+	}
+	ctx, cancel := context.WithTimeout(ctx, endPatience)
+	defer cancel()
+	return poll(ctx, func() bool { return s.Status(ctx) == specs.StateStopped }) == nil
 }
 
 // event is one line, in runc's shape: what a sandbox's kernel does not count is

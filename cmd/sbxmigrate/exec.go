@@ -83,9 +83,9 @@ func runExec(ctx context.Context, c *cli, opts execOptions, id string, args []st
 		return err
 	}
 	defer st.close()
-	if opts.detach && st.standIn == nil {
+	if opts.detach {
 		// Somebody has to be the process in the pid file.
-		if st.standIn, err = c.startStandIn(id, nil); err != nil {
+		if _, err := c.needStandIn(st, id); err != nil {
 			return err
 		}
 	}

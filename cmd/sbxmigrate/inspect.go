@@ -91,13 +91,22 @@ func showInside(w io.Writer, c *image.Config) error {
 	for _, p := range processes {
 		fmt.Fprintf(w, "%d\t%d\t%d\t%q\n", p.PID, p.PPID, p.Threads, p.Command)
 	}
-	var list mounts.List
-	if err := json.Unmarshal(c.Mounts, &list); err != nil {
-		return fmt.Errorf("image config: mounts: %w", err)
-	}
-	fmt.Fprintln(w, "\nMOUNT\tFILESYSTEM\tDEVICE\tOPTIONS")
-	for _, m := range list.Mounts {
-		fmt.Fprintf(w, "%q\t%s\t%q\t%q\n", m.Destination, m.Filesystem, m.Device, m.Data)
+	for i, container := range c.Containers {
+		from := container.Mounts
+		if i == 0 {
+			from = c.Mounts
+		}
+		var list mounts.List
+		if err := json.Unmarshal(from, &list); err != nil {
+			return fmt.Errorf("image config: mounts: %w", err)
+		}
+		if len(c.Containers) > 1 {
+			fmt.Fprintf(w, "\ncontainer\t%q", container.Name)
+		}
+		fmt.Fprintln(w, "\nMOUNT\tFILESYSTEM\tDEVICE\tOPTIONS")
+		for _, m := range list.Mounts {
+			fmt.Fprintf(w, "%q\t%s\t%q\t%q\n", m.Destination, m.Filesystem, m.Device, m.Data)
+		}
 	}
 	return nil
 }

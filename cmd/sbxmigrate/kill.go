@@ -25,7 +25,8 @@ func newKillCommand(c *cli) *cobra.Command {
 		Long: `Send a signal, by name or number, to the container's first process.
 
 KILL ends the sandbox process itself, so that it works on a sandbox whose kernel
-is stuck.`,
+is stuck. For a further container of a sandbox it ends all of that container's
+processes, and nothing else.`,
 		Example: `  sbxmigrate kill redis
   sbxmigrate kill redis KILL
   sbxmigrate kill --all redis SIGUSR1`,

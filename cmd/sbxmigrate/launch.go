@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"os"
 
@@ -147,6 +148,7 @@ type launchOptions struct {
 	tracking string
 	overlay  string
 	lenient  bool
+	sandbox  string
 }
 
 func (o *launchOptions) addFlags(f *pflag.FlagSet) {
@@ -159,6 +161,7 @@ func (o *launchOptions) addFlags(f *pflag.FlagSet) {
 	f.MarkHidden("tracking")
 	f.StringVar(&o.overlay, "overlay", overlayDefault, "`which` writable mounts get a writable layer in the sandbox's memory, which travels with it: none, root or all")
 	f.BoolVar(&o.lenient, "lenient", false, "leave mounts of unknown type out, with a warning")
+	f.StringVar(&o.sandbox, "sandbox", "", "make a further container in this running sandbox, its `ID`, whatever the bundle's annotations say")
 	addIgnoredFlags(f)
 }
 
@@ -199,10 +202,18 @@ func (c *cli) launch(ctx context.Context, id string, bundle *sandbox.Bundle, o l
 			st.close()
 		}
 	}()
+	in := cmp.Or(o.sandbox, sandbox.SandboxOf(bundle.Spec))
+	standIn := 0
+	if in != "" {
+		// The sandbox process stands for the first container only.
+		if standIn, err = c.needStandIn(st, id); err != nil {
+			return nil, nil, err
+		}
+	}
 	stdio, preserved := st.stdio, st.preserved
 	st.givenAway()
 	s, warnings, err := c.sandboxes().Create(ctx, sandbox.CreateOptions{
-		ID: id, Bundle: bundle, Stdio: stdio, Preserved: preserved, PIDFile: o.pidFile,
+		ID: id, Bundle: bundle, Sandbox: in, StandIn: standIn, Stdio: stdio, Preserved: preserved, PIDFile: o.pidFile,
 		Platform: o.platform, Tracking: o.tracking, Overlay: overlay, Lenient: o.lenient, Debug: c.debug,
 	})
 	if err != nil {
@@ -214,6 +225,16 @@ func (c *cli) launch(ctx context.Context, id string, bundle *sandbox.Bundle, o l
 		return nil, nil, err
 	}
 	return s, st, nil
+}
+
+// needStandIn makes sure that streams have a stand-in, and returns its PID.
+func (c *cli) needStandIn(st *streams, id string) (pid int, err error) {
+	if st.standIn == nil {
+		if st.standIn, err = c.startStandIn(id, nil); err != nil {
+			return 0, err
+		}
+	}
+	return st.standIn.pid(), nil
 }
 
 // overlayDefault keeps what is written to a root filesystem with the sandbox.

@@ -20,7 +20,7 @@ type migrateOptions struct {
 	dataOptions
 	fitOptions
 	peer        string
-	bundle      string
+	bundles     []string
 	sendBundle  bool
 	mode        string
 	maxDowntime time.Duration
@@ -41,7 +41,7 @@ func newMigrateCommand(c *cli) *cobra.Command {
 		Use:   "migrate ID HOST:PORT",
 		Short: "Move a running sandbox to another host",
 		Long: `Move a running sandbox to another host, where an agent must listen: its memory,
-processes, files in memory, sockets and connections. It works meanwhile, but for
+processes, files in memory, sockets and connections, with all its containers. It works meanwhile, but for
 a short stop at the end. With postcopy, which is in hybrid too, it needs both
 hosts until all of its memory has come: while the link is lost, tasks that need
 memory wait.
@@ -51,7 +51,8 @@ had been asked. Afterwards it runs there and nowhere else; what is left of it he
 says so until it is deleted. A hand-over whose answer is lost is finished by this
 host's agent.`,
 		Example: `  sbxmigrate migrate web 10.0.0.2:7443
-  sbxmigrate migrate --peer b --bundle /srv/bundles/web --max-downtime 100ms web 10.0.0.2:7443`,
+  sbxmigrate migrate --peer b --bundle /srv/bundles/web --max-downtime 100ms web 10.0.0.2:7443
+  sbxmigrate migrate --bundle /srv/pod --bundle db=/srv/db pod 10.0.0.2:7443`,
 		Args:              exactArgs(2, "a sandbox ID and the address of an agent"),
 		ValidArgsFunction: c.completeID,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -62,7 +63,7 @@ host's agent.`,
 	opts.dataOptions.addFlags(f)
 	opts.fitOptions.addFlags(f)
 	f.StringVar(&opts.peer, "peer", "", "`name` under which the other host's key is trusted; not needed where it is clear")
-	f.StringVarP(&opts.bundle, "bundle", "b", "", "`directory` of the bundle on the other host (default: the same as here)")
+	f.StringArrayVarP(&opts.bundles, "bundle", "b", nil, "`directory` of the bundle on the other host (default: the same as here); NAME=DIR for a further container (repeatable)")
 	f.BoolVar(&opts.sendBundle, "send-bundle", false, "send the bundle along: config.json, and the root filesystem, which the sandbox must not write to")
 	f.StringVar(&opts.mode, "mode", string(migrate.PreCopy), "when memory moves: precopy, while the sandbox works; postcopy, after it runs there; hybrid, once before and the rest after; or stop")
 	f.DurationVar(&opts.maxDowntime, "max-downtime", convergence.DefaultMaxDowntime, "longest predicted stop to go ahead with")
@@ -83,6 +84,9 @@ func runMigrate(ctx context.Context, c *cli, opts migrateOptions, id, address st
 	defer signals.stop()
 	sb, err := c.open(id)
 	if err != nil {
+		return err
+	}
+	if err := sb.NeedWhole("migrate"); err != nil {
 		return err
 	}
 	o, err := opts.migration(address)
@@ -130,13 +134,16 @@ func runMigrate(ctx context.Context, c *cli, opts migrateOptions, id, address st
 // migration turns the flags into options.
 func (o *migrateOptions) migration(address string) (m migrate.Options, err error) {
 	m = migrate.Options{
-		Address: address, Journals: o.journals(), Bundle: o.bundle, SendBundle: o.sendBundle, Mode: migrate.Mode(o.mode),
+		Address: address, Journals: o.journals(), SendBundle: o.sendBundle, Mode: migrate.Mode(o.mode),
 		Budget: convergence.Budget{
 			MaxDowntime: o.maxDowntime, Timeout: o.timeout, OnTimeout: convergence.OnTimeout(o.onTimeout), MaxThrottlePercent: o.throttle,
 		},
 		DataConnections: o.connections, BytesPerSecond: o.bandwidth * (1 << 20), Verify: o.verify,
 	}
-	if o.sendBundle && o.bundle != "" {
+	if m.Bundle, m.Further, err = splitBundles(o.bundles, ""); err != nil {
+		return m, err
+	}
+	if o.sendBundle && len(o.bundles) > 0 {
 		return m, usageError("--bundle names one that is there, and --send-bundle sends one: give one of them")
 	}
 	switch m.Mode {

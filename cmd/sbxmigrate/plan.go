@@ -11,6 +11,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/restoreenv"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
 )
 
 // fitOptions are what plan and restore have in common: how a saved sandbox may
@@ -24,11 +25,12 @@ type fitOptions struct {
 func (o *fitOptions) addFlags(flags *pflag.FlagSet) {
 	o.namespaceOption.addFlags(flags)
 	flags.StringVar(&o.policy, "policy", string(restoreenv.PolicyStrict), "strict: any difference refuses; relaxed: extra mounts, changed sources and other addresses are accepted")
-	flags.StringArrayVar(&o.maps, "map", nil, "back a mount with another path here: `DESTINATION=SOURCE` (repeatable)")
+	flags.StringArrayVar(&o.maps, "map", nil, "back a mount with another path here: `DESTINATION=SOURCE`, in all containers, or NAME:DESTINATION=SOURCE in one (repeatable)")
 }
 
-// planOptions opens the bundle and reads the flags. The image is the caller's.
-func (o *fitOptions) planOptions(img *image.Image, bundleDir string) (checkpoint.PlanOptions, error) {
+// planOptions opens the bundles, the first container's and others as NAME=DIR, and reads
+// the flags. The image is the caller's.
+func (o *fitOptions) planOptions(img *image.Image, bundles []string) (checkpoint.PlanOptions, error) {
 	policy, err := restoreenv.ParsePolicy(o.policy)
 	if err != nil {
 		return checkpoint.PlanOptions{}, usageError("--policy: %v", err)
@@ -37,26 +39,47 @@ func (o *fitOptions) planOptions(img *image.Image, bundleDir string) (checkpoint
 	if opts.Map, err = restoreenv.ParseMap(o.maps); err != nil {
 		return checkpoint.PlanOptions{}, usageError("--map: %v", err)
 	}
-	opts.Bundle, err = o.loadBundle(bundleDir)
-	return opts, err
+	first, further, err := splitBundles(bundles, ".")
+	if err != nil {
+		return checkpoint.PlanOptions{}, err
+	}
+	if opts.Bundle, err = o.loadBundle(first); err != nil {
+		return opts, err
+	}
+	opts.Further = make(map[string]*sandbox.Bundle)
+	for name, dir := range further {
+		if opts.Further[name], err = sandbox.LoadBundle(dir); err != nil {
+			return opts, fmt.Errorf("container %q: %w", name, err)
+		}
+	}
+	return opts, nil
 }
 
 func newPlanCommand(c *cli) *cobra.Command {
 	var fit fitOptions
 	var json bool
 	cmd := &cobra.Command{
-		Use:   "plan IMAGE BUNDLE",
+		Use:   "plan IMAGE BUNDLE [NAME=BUNDLE...]",
 		Short: "Say what would back a saved sandbox here, and what stands in the way",
 		Long: `Say for every mount of a saved sandbox what will back it on this host, set its
 network beside that of this host, say what becomes of each of its connections, and
 list every difference at once. Nothing is started or changed. The exit status is 0
-exactly when a restore would go ahead.`,
+exactly when a restore would go ahead.
+
+A saved sandbox of several containers needs a bundle for each: the first
+container's alone, the others' with their names.`,
 		Example: `  sbxmigrate plan /var/lib/images:web ./web
-  sbxmigrate plan --map /data=/mnt/data --json /var/lib/images:web ./web`,
-		Args: exactArgs(2, "an image and a bundle"),
+  sbxmigrate plan --map /data=/mnt/data --json /var/lib/images:web ./web
+  sbxmigrate plan --map db:/data=/mnt/data /var/lib/images:pod ./pod web=./web db=./db`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return usageError("%q wants an image and a bundle, got %d arguments", cmd.CommandPath(), len(args))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withImage(cmd.Context(), args[0], func(_ image.Reference, img *image.Image) error {
-				opts, err := fit.planOptions(img, args[1])
+				opts, err := fit.planOptions(img, args[1:])
 				if err != nil {
 					return err
 				}
@@ -87,6 +110,10 @@ func runPlan(c *cli, opts checkpoint.PlanOptions, json bool) error {
 
 func printPlan(c *cli, plan *checkpoint.Plan) error {
 	table := tabwriter.NewWriter(c.stdout, 0, 8, 2, ' ', 0)
+	several := plan.Several()
+	if several {
+		fmt.Fprint(table, "CONTAINER\t")
+	}
 	fmt.Fprintln(table, "MOUNT\tFILESYSTEM\tDEVICE\tBACKED BY")
 	for _, m := range plan.Mounts {
 		backing := "the saved kernel"
@@ -100,6 +127,9 @@ func printPlan(c *cli, plan *checkpoint.Plan) error {
 			}
 		}
 		// The image says what these are: nobody here has chosen their names.
+		if several {
+			fmt.Fprint(table, printable(m.Container)+"\t")
+		}
 		fmt.Fprintln(table, printable(fmt.Sprintf("%s\t%s\t%s\t%s", m.Destination, m.Filesystem, m.Device, backing)))
 	}
 	if err := table.Flush(); err != nil {

@@ -17,7 +17,8 @@ type restoreOptions struct {
 	streamOptions
 	fitOptions
 	imageOptions
-	bundle   string
+	furtherOptions
+	bundles  []string
 	platform string
 	keep     bool
 	json     bool
@@ -29,7 +30,8 @@ func (o *restoreOptions) addFlags(f *pflag.FlagSet) {
 	o.addDetachFlag(f)
 	o.fitOptions.addFlags(f)
 	o.imageOptions.addFlags(f)
-	f.StringVarP(&o.bundle, "bundle", "b", ".", "`directory` with the config.json and root filesystem to restore over")
+	o.furtherOptions.addFlags(f)
+	f.StringArrayVarP(&o.bundles, "bundle", "b", nil, "`directory` with the config.json and root filesystem to restore over (default .); NAME=DIR for a further container (repeatable)")
 	f.StringVar(&o.platform, "platform", "", "how guest code is run: systrap (default) or kvm")
 	f.BoolVar(&o.keep, "keep", false, "do not delete the sandbox when its container has ended")
 	f.BoolVar(&o.quiet, "no-resets", false, "do not tell the peers of connections that end here: another copy of the sandbox has them")
@@ -52,11 +54,16 @@ first. With --detach the command ends when all of it is there.
 The bundle must fit the saved sandbox: see the plan command. The ID is the saved
 one unless another is given.
 
+A saved sandbox of several containers comes back with all of them. Each needs a
+bundle, and has an ID of its own. What the further ones print goes to our own
+output or to --container-output.
+
 Under other addresses (--policy relaxed) connections of the saved ones end. Each is
 named, and its peer gets a reset, unless the saved sandbox went on
 (checkpoint --leave-running) or --no-resets is given.`,
 		Example: `  sbxmigrate restore --image /var/lib/images:web --bundle ./web --detach web2
-  sbxmigrate restore --image /var/lib/images --map /data=/mnt/data`,
+  sbxmigrate restore --image /var/lib/images --map /data=/mnt/data
+  sbxmigrate restore --image /var/lib/images:pod --bundle ./pod --bundle web=./web --container-id web=web2 pod2`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := ""
@@ -85,11 +92,16 @@ func runRestore(ctx context.Context, c *cli, opts restoreOptions, id string) err
 	if id == "" {
 		id = img.Config().SandboxID
 	}
-	plan, err := opts.planOptions(img, opts.bundle)
+	plan, err := opts.planOptions(img, opts.bundles)
 	if err != nil {
 		return err
 	}
-	r, st, err := c.restore(ctx, id, ref, plan, opts)
+	further, err := opts.furtherOptions.of(img.Config())
+	if err != nil {
+		return err
+	}
+	defer closeFurther(further)
+	r, st, err := c.restore(ctx, id, ref, plan, opts, further)
 	if err != nil {
 		return interruption(ctx, err)
 	}
@@ -97,17 +109,24 @@ func runRestore(ctx context.Context, c *cli, opts restoreOptions, id string) err
 	cleanup := context.WithoutCancel(ctx)
 	report, err := r.Wait(ctx)
 	if err != nil {
-		return errors.Join(interruption(ctx, err), r.Sandbox.Delete(cleanup, true))
+		return errors.Join(interruption(ctx, err), r.Sandbox.DeleteWhole(cleanup))
 	}
 	if err := c.reportRestore(r.Sandbox, report, opts.json); err != nil || opts.detach {
 		return err
 	}
-	return c.follow(ctx, r.Sandbox, st, signals, opts.keep)
+	if len(further) == 0 {
+		return c.follow(ctx, r.Sandbox, st, signals, opts.keep)
+	}
+	err = c.follow(ctx, r.Sandbox, st, signals, true)
+	if !opts.keep {
+		err = errors.Join(err, r.Sandbox.DeleteWhole(cleanup))
+	}
+	return err
 }
 
 // restore restores with the streams that the options ask for. The caller
 // closes them.
-func (c *cli) restore(ctx context.Context, id string, ref image.Reference, plan checkpoint.PlanOptions, opts restoreOptions) (_ *checkpoint.Restoring, _ *streams, err error) {
+func (c *cli) restore(ctx context.Context, id string, ref image.Reference, plan checkpoint.PlanOptions, opts restoreOptions, further []*furtherContainer) (_ *checkpoint.Restoring, _ *streams, err error) {
 	process := plan.Bundle.Spec.Process
 	st, err := c.openStreams(id, process.Terminal, process.ConsoleSize, opts.streamOptions)
 	if err != nil {
@@ -118,10 +137,14 @@ func (c *cli) restore(ctx context.Context, id string, ref image.Reference, plan 
 			st.close()
 		}
 	}()
+	furtherCreate, err := c.openFurther(further, plan.Further)
+	if err != nil {
+		return nil, nil, err
+	}
 	stdio, preserved := st.stdio, st.preserved
 	st.givenAway()
 	r, err := checkpoint.Restore(ctx, c.sandboxes(), checkpoint.RestoreOptions{
-		PlanOptions: plan, From: ref.String(), Quiet: opts.quiet,
+		PlanOptions: plan, From: ref.String(), Quiet: opts.quiet, FurtherCreate: furtherCreate,
 		Create: sandbox.CreateOptions{
 			ID: id, Stdio: stdio, Preserved: preserved, PIDFile: opts.pidFile, Platform: opts.platform, Debug: c.debug,
 		},
@@ -130,8 +153,8 @@ func (c *cli) restore(ctx context.Context, id string, ref image.Reference, plan 
 		return nil, nil, err
 	}
 	c.warn(r.Report.Warnings...)
-	if err := st.attach(containerPID, opts.streamOptions); err != nil {
-		return nil, nil, errors.Join(err, r.Sandbox.Delete(context.WithoutCancel(ctx), true))
+	if err := errors.Join(st.attach(containerPID, opts.streamOptions), attachFurther(further)); err != nil {
+		return nil, nil, errors.Join(err, r.Sandbox.DeleteWhole(context.WithoutCancel(ctx)))
 	}
 	return r, st, nil
 }

@@ -31,9 +31,11 @@ func newRunCommand(c *cli) *cobra.Command {
 
 In the foreground the container has our standard streams, or our terminal if
 its config.json asks for one; signals are passed on to it; and the sandbox is
-deleted when the container has ended.`,
+deleted when the container has ended. With --sandbox it is a further container of
+a sandbox that runs, and that goes on.`,
 		Example: `  sbxmigrate run --bundle ./shell shell
-  sbxmigrate run --detach --bundle ./redis redis >redis.log 2>&1`,
+  sbxmigrate run --detach --bundle ./redis redis >redis.log 2>&1
+  sbxmigrate run --bundle ./job --sandbox redis job`,
 		Args:        idArg(),
 		Annotations: passStatus(),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/sbxmigrate/sbxmigrate/migrate"
 	"github.com/sbxmigrate/sbxmigrate/sandbox"
 )
 
@@ -169,6 +170,11 @@ func runStandIn(ctx context.Context, c *cli, id string) error {
 	if err != nil {
 		return err
 	}
+	if told.PID == containerPID {
+		if err := s.JoinCgroup(); err != nil {
+			c.warn(err.Error())
+		}
+	}
 	go passOn(ctx, s, told.PID, terminal, caught)
 	if told.Keep {
 		return keepTerminal(ctx, s, told.PID)
@@ -219,3 +225,25 @@ func waitFor(ctx context.Context, s *sandbox.Sandbox, pid int32) (int, error) {
 	}
 	return s.WaitProcess(ctx, pid)
 }
+
+// agentStandIn is a stand-in that the agent starts for a container that arrives.
+type agentStandIn struct{ *standIn }
+
+// standInOf is migrate.Receiver.StandIns.
+func (c *cli) standInOf(containerID string) (migrate.StandIn, error) {
+	s, err := c.startStandIn(containerID, nil)
+	if err != nil {
+		return nil, err
+	}
+	go s.cmd.Wait() // collects it
+	return agentStandIn{s}, nil
+}
+
+// PID implements migrate.StandIn.
+func (s agentStandIn) PID() int { return s.pid() }
+
+// Assign implements migrate.StandIn.
+func (s agentStandIn) Assign() error { return s.assignTo(containerPID, true) }
+
+// Close implements migrate.StandIn.
+func (s agentStandIn) Close() { s.letGo() }

@@ -24,6 +24,10 @@ type containerState struct {
 	Created     time.Time            `json:"created"`
 	Annotations map[string]string    `json:"annotations,omitempty"`
 	Owner       string               `json:"owner"`
+	// Sandbox is the ID of the sandbox that a further container is in, and Name what
+	// it is called there.
+	Sandbox string `json:"sandbox,omitempty"`
+	Name    string `json:"name,omitempty"`
 }
 
 func newStateCommand(c *cli) *cobra.Command {
@@ -52,6 +56,7 @@ func describe(ctx context.Context, s *sandbox.Sandbox) containerState {
 	described := containerState{
 		Version: state.Version, ID: state.ID, PID: state.Pid, Status: state.Status, Bundle: state.Bundle,
 		Created: s.Created, Annotations: state.Annotations, Owner: "root",
+		Sandbox: s.SandboxID, Name: s.Name,
 	}
 	// A sandbox whose specification is lost still has a state.
 	if spec, err := s.Spec(); err == nil && spec.Root != nil {

@@ -71,6 +71,9 @@ func runUpdate(_ context.Context, c *cli, opts updateOptions, given func(flag st
 	if err != nil {
 		return err
 	}
+	if s.Further() {
+		c.warn(fmt.Sprintf("limits of container %q alone are not enforced: what it uses is charged to its sandbox %q", s.ID, s.SandboxID))
+	}
 	return s.Update(resources)
 }
 

@@ -60,6 +60,8 @@ type RestoreConfig struct {
 	Charge bool `json:"charge,omitempty"`
 	// Processes is about how many processes the saved kernel has.
 	Processes int `json:"processes"`
+	// Further are the containers that the saved kernel has besides the first.
+	Further []FurtherContainer `json:"further,omitempty"`
 	// Resets are connections that end with the restore, whose peers are told.
 	Resets []network.Fate `json:"resets,omitempty"`
 }
@@ -74,6 +76,7 @@ type FileLayout struct {
 	Load      int `json:"load"`      // for Hooks.Load
 	Terminals int `json:"terminals"` // in order of RestoreConfig.Terminals
 	Faults    int `json:"faults"`    // 1 where memory may come after the start
+	Further   int `json:"further"`   // of RestoreConfig.Further, in its order
 }
 
 // Files are the descriptors that a sandbox process is handed. The process owns
@@ -95,12 +98,15 @@ type Files struct {
 	// Faults is at most one, the device that makes a trap for memory that comes
 	// after the start, see package faults.
 	Faults []*os.File
+	// Further are, for each further container: where its exit record goes, its
+	// standard streams, and the sockets of its gofer.
+	Further []*os.File
 }
 
 // List returns the files in the order in which they are handed over.
 func (f *Files) List() []*os.File {
 	list := []*os.File{f.Log, f.Config, f.Ready, f.Exit, f.Control, f.Memory}
-	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load, f.Terminals, f.Faults} {
+	for _, group := range [][]*os.File{f.Stdio, f.Preserved, f.Gofer, f.Packet, f.Load, f.Terminals, f.Faults, f.Further} {
 		list = append(list, group...)
 	}
 	return list
@@ -108,7 +114,7 @@ func (f *Files) List() []*os.File {
 
 // Layout returns the counts that let the child take List apart again.
 func (f *Files) Layout() FileLayout {
-	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load), len(f.Terminals), len(f.Faults)}
+	return FileLayout{len(f.Stdio), len(f.Preserved), len(f.Gofer), len(f.Packet), len(f.Load), len(f.Terminals), len(f.Faults), len(f.Further)}
 }
 
 // filesWithoutGroup is how many files come before the groups that FileLayout
@@ -129,7 +135,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	}
 	list = list[filesWithoutGroup:]
 	l := cfg.Files
-	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load + l.Terminals + l.Faults; len(list) != want {
+	if want := l.Stdio + l.Preserved + l.Gofer + l.Packet + l.Load + l.Terminals + l.Faults + l.Further; len(list) != want {
 		return nil, files, fmt.Errorf("sandbox process was handed %d files beside its own, configuration counts %d", len(list), want)
 	}
 	group := func(n int) []*os.File {
@@ -144,6 +150,7 @@ func sortFiles(list []*os.File) (*Config, *Files, error) {
 	files.Load = group(l.Load)
 	files.Terminals = group(l.Terminals)
 	files.Faults = group(l.Faults)
+	files.Further = group(l.Further)
 	return cfg, files, nil
 }
 
@@ -177,7 +184,7 @@ func (c *Config) validate() error {
 		return err
 	}
 	l := c.Files
-	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load, l.Terminals, l.Faults} {
+	for _, n := range []int{l.Stdio, l.Preserved, l.Gofer, l.Packet, l.Load, l.Terminals, l.Faults, l.Further} {
 		if n < 0 || n > maxFilesEach {
 			return fmt.Errorf("sandbox configuration counts %d descriptors in one group, limit is %d", n, maxFilesEach)
 		}
@@ -201,6 +208,19 @@ func (c *Config) validate() error {
 	}
 	if n := len(c.Mounts.GoferMounts()); l.Gofer != n {
 		return fmt.Errorf("sandbox configuration has %d gofer sockets for %d gofer-served mounts", l.Gofer, n)
+	}
+	further := 0
+	if c.Restore != nil {
+		for i := range c.Restore.Further {
+			f := &c.Restore.Further[i]
+			if f.Name == "" || f.Mounts == nil {
+				return errors.New("sandbox configuration has a further container without name or mounts")
+			}
+			further += f.files()
+		}
+	}
+	if l.Further != further {
+		return fmt.Errorf("sandbox configuration has %d files for further containers, want %d", l.Further, further)
 	}
 	if l.Packet != len(c.Network.Links) {
 		return fmt.Errorf("sandbox configuration has %d packet sockets for %d network links", l.Packet, len(c.Network.Links))

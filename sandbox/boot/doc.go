@@ -27,9 +27,17 @@
 //
 // # Locks
 //
-// Sandbox.execMu → Sandbox.mu → streams.mu. None is held while the kernel is
-// paused, waited for or asked to stop, but execMu, shared, while an exec changes
-// the kernel. The phase is atomic; Status takes no lock at all.
+// Sandbox.makeMu → Sandbox.execMu → Sandbox.mu → streams.mu. None is held while
+// the kernel is paused, waited for or asked to stop, but execMu, shared, while an
+// exec or a new container changes the kernel. The phase is atomic; Status takes no
+// lock of the kernel's.
+//
+// # Containers
+//
+// The sandbox process is the first container's: it ends with it. Further ones are
+// made in a kernel that runs, each with its mount namespace, its gofer's sockets
+// and, as a rule, its PID namespace; they share the network, IPC and UTS namespaces.
+// A container is the kernel's by its name; the host's IDs are not known here.
 //
 // Package boot does not save or load by itself: both are handed to it (Hooks)
 // by the command that knows package checkpoint.

@@ -12,14 +12,21 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
 )
 
-// exec starts a further process in the container's namespaces and returns its
-// PID there. Its streams are as restorable as the container's own, under a
+// exec starts a further process in a container's namespaces and returns its PID
+// there. Its streams are as restorable as the container's own, under a
 // session name of their own: a restored kernel finds them leading nowhere.
 func (s *Sandbox) exec(in *control.ExecArgs) (kernel.ThreadID, error) {
 	s.execMu.RLock()
 	defer s.execMu.RUnlock()
 	if phase := s.Phase(); phase != PhaseRunning {
 		return 0, fmt.Errorf("cannot exec: container is %s, want %s", phase, PhaseRunning)
+	}
+	c, err := s.container(in.Container)
+	if err != nil {
+		return 0, err
+	}
+	if !c.running() {
+		return 0, fmt.Errorf("cannot exec: container is %s, want %s", c.status(PhaseRunning), PhaseRunning)
 	}
 	stdio := 3
 	if in.Process.Terminal {
@@ -28,12 +35,13 @@ func (s *Sandbox) exec(in *control.ExecArgs) (kernel.ThreadID, error) {
 	if len(in.Files) < stdio {
 		return 0, fmt.Errorf("exec was given %d streams, want %d", len(in.Files), stdio)
 	}
-	args, err := newProcessArgs(s.kernel, RootContainer, &in.Process)
+	args, err := newProcessArgs(s.kernel, c.name, &in.Process)
 	if err != nil {
 		return 0, err
 	}
 	args.Origin = kernel.OriginExec
-	ns := s.kernel.GlobalInit().Leader().MountNamespace()
+	args.PIDNamespace = c.process.PIDNamespace()
+	ns := c.process.Leader().MountNamespace()
 	if ns == nil || !ns.TryIncRef() {
 		return 0, errStopped
 	}
@@ -78,11 +86,12 @@ func (s *Sandbox) execIn(args *kernel.CreateProcessArgs, in *control.ExecArgs, s
 		args.TTY = tty
 	}
 	created = true
-	tg, pid, err := s.kernel.CreateProcess(*args)
+	tg, _, err := s.kernel.CreateProcess(*args)
 	if err != nil {
 		return 0, fmt.Errorf("execute %q: %w", args.Filename, err)
 	}
-	s.remember(int32(pid), execed{tg, session})
+	pid := args.PIDNamespace.IDOfThreadGroup(tg)
+	s.remember(processKey{args.ContainerID, int32(pid)}, execed{tg, session})
 	s.kernel.StartProcess(tg)
 	return pid, nil
 }
@@ -92,11 +101,11 @@ const maxExecs = 1024
 
 // remember keeps an exec'd process findable after its end, until somebody has
 // waited for it or too many others have come.
-func (s *Sandbox) remember(pid int32, e execed) {
+func (s *Sandbox) remember(key processKey, e execed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.execs == nil {
-		s.execs = make(map[int32]execed)
+		s.execs = make(map[processKey]execed)
 	}
 	for old := range s.execs {
 		if len(s.execs) < maxExecs {
@@ -104,14 +113,14 @@ func (s *Sandbox) remember(pid int32, e execed) {
 		}
 		delete(s.execs, old)
 	}
-	s.execs[pid] = e
+	s.execs[key] = e
 }
 
 // forget undoes remember.
-func (s *Sandbox) forget(pid int32) {
+func (s *Sandbox) forget(key processKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.execs, pid)
+	delete(s.execs, key)
 }
 
 // copyFiles duplicates files; the copies belong to the caller.

@@ -26,14 +26,32 @@ type Lifecycle struct {
 	s *Sandbox
 }
 
-// Start lets the container's tasks run.
-func (l *Lifecycle) Start(*control.None, *control.None) error {
-	return l.s.start()
+// Start lets a container's tasks run: the sandbox's, if it is the first.
+func (l *Lifecycle) Start(in *control.Which, _ *control.None) error {
+	if in.Container == "" {
+		return l.s.start()
+	}
+	return l.s.startContainer(in.Container)
 }
 
-// Status says where the sandbox is in its life. It takes no lock of the
+// Create makes a further container.
+func (l *Lifecycle) Create(in *control.CreateArgs, _ *control.None) error {
+	return l.s.createContainer(in)
+}
+
+// Destroy ends a further container and forgets it.
+func (l *Lifecycle) Destroy(in *control.Which, _ *control.None) error {
+	return l.s.destroyContainer(in.Container)
+}
+
+// Status says where a container is in its life. It takes no lock of the
 // kernel.
-func (l *Lifecycle) Status(_ *control.None, out *control.Status) error {
+func (l *Lifecycle) Status(in *control.Which, out *control.Status) error {
+	c, err := l.s.container(in.Container)
+	if err != nil {
+		out.Status = string(PhaseStopped) // it is destroyed
+		return nil
+	}
 	phase := l.s.Phase()
 	switch phase {
 	case PhaseSaving:
@@ -43,14 +61,23 @@ func (l *Lifecycle) Status(_ *control.None, out *control.Status) error {
 	case phaseStarting:
 		phase = PhaseCreated
 	}
-	out.Status = string(phase)
+	out.Status = string(c.status(phase))
 	return nil
 }
 
 // Wait blocks until a process has ended and what it wrote is where its streams
 // lead. An exec can be waited for once.
 func (l *Lifecycle) Wait(in *control.WaitArgs, out *control.WaitResult) error {
-	e, err := l.s.find(in.PID)
+	c, err := l.s.container(in.Container)
+	if err != nil {
+		return err
+	}
+	if in.PID == 0 && c != l.s.first {
+		<-c.ended // an unstarted one can be waited for too
+		out.Status = exitStatus(c.process.ExitStatus())
+		return nil
+	}
+	e, err := l.s.find(c, in.PID)
 	if err != nil {
 		return err
 	}
@@ -58,7 +85,7 @@ func (l *Lifecycle) Wait(in *control.WaitArgs, out *control.WaitResult) error {
 	<-l.s.started
 	e.tg.WaitExited()
 	l.s.streams.flush(e.session)
-	l.s.forget(in.PID)
+	l.s.forget(processKey{c.name, in.PID})
 	out.Status = exitStatus(e.tg.ExitStatus())
 	return nil
 }
@@ -69,20 +96,27 @@ func (l *Lifecycle) Signal(in *control.SignalArgs, _ *control.None) error {
 		return fmt.Errorf("signal %d is not one", in.Signal)
 	}
 	info := &linux.SignalInfo{Signo: in.Signal}
-	if l.s.Phase() == PhaseStopped {
+	c, err := l.s.container(in.Container)
+	if err != nil {
+		return err
+	}
+	if l.s.Phase() == PhaseStopped || c.hasEnded() {
 		return errStopped
+	}
+	if c != l.s.first && !c.running() {
+		return l.s.endUnstarted(c, info)
 	}
 	switch in.Target {
 	case control.TargetAll:
-		return l.s.kernel.SendContainerSignal(RootContainer, info)
+		return l.s.kernel.SendContainerSignal(c.name, info)
 	case control.TargetForeground:
-		return l.s.signalForeground(in.PID, info)
+		return l.s.signalForeground(c, in.PID, info)
 	case control.TargetProcess, "":
-		tg, err := l.s.threadGroup(in.PID)
+		e, err := l.s.find(c, in.PID)
 		if err != nil {
 			return err
 		}
-		return l.s.kernel.SendExternalSignalThreadGroup(tg, info)
+		return l.s.kernel.SendExternalSignalThreadGroup(e.tg, info)
 	default:
 		return fmt.Errorf("signal target %q is not known", in.Target)
 	}
@@ -107,34 +141,36 @@ func (l *Lifecycle) Resume(*control.None, *control.None) error {
 	return nil
 }
 
-// Exec starts a further process in the container.
+// Exec starts a further process in a container.
 func (l *Lifecycle) Exec(in *control.ExecArgs, out *control.ExecResult) error {
 	pid, err := l.s.exec(in)
 	out.PID = int32(pid)
 	return err
 }
 
-// Processes lists the container's processes.
-func (l *Lifecycle) Processes(_ *control.None, out *[]control.Process) error {
-	var list []*gcontrol.Process
-	if err := gcontrol.Processes(l.s.kernel, RootContainer, &list); err != nil {
+// Processes lists a container's processes, with their PIDs there.
+func (l *Lifecycle) Processes(in *control.Which, out *[]control.Process) error {
+	c, err := l.s.container(in.Container)
+	if err != nil {
 		return err
 	}
-	for _, p := range list {
-		row := control.Process{
-			PID: int32(p.PID), PPID: int32(p.PPID), PGID: int32(p.PGID), UID: uint32(p.UID),
-			TTY: p.TTY, CPUTime: p.Time, Start: p.STime, Command: p.Cmd,
-		}
-		for _, tid := range p.Threads {
-			row.Threads = append(row.Threads, int32(tid))
-		}
-		*out = append(*out, row)
-	}
-	return nil
+	*out, err = l.s.processes(c)
+	return err
 }
 
-// Stats samples what the sandbox uses.
-func (l *Lifecycle) Stats(_ *control.None, out *control.Stats) error {
+// Stats samples what the sandbox uses, or one of its further containers.
+func (l *Lifecycle) Stats(in *control.Which, out *control.Stats) error {
+	if in.Container != "" {
+		c, err := l.s.container(in.Container)
+		if err != nil {
+			return err
+		}
+		if c.hasEnded() {
+			return errStopped
+		}
+		*out = l.s.usage(c)
+		return nil
+	}
 	if err := l.s.mf.UpdateUsage(nil); err != nil {
 		return fmt.Errorf("account memory: %w", err)
 	}
@@ -189,12 +225,7 @@ func (s *Sandbox) start() error {
 	}
 	close(s.started)
 	s.Enter(phaseStarting, PhaseRunning)
-	go func() {
-		s.kernel.GlobalInit().WaitExited()
-		stopped := PhaseStopped
-		s.phase.Store(&stopped)
-		close(s.ended)
-	}()
+	s.watchAll()
 	return nil
 }
 
@@ -213,26 +244,20 @@ func resetPeers(s *stack.Stack, fates []network.Fate) {
 	log.Infof("%d of %d peers of closed connections were sent a reset", sent, len(fates))
 }
 
-// threadGroup finds a process of the container; 0 is its first.
-func (s *Sandbox) threadGroup(pid int32) (*kernel.ThreadGroup, error) {
-	e, err := s.find(pid)
-	return e.tg, err
-}
-
-// find finds a process of the container, and the session of its streams if it
-// was given some; 0 is the container's first.
-func (s *Sandbox) find(pid int32) (execed, error) {
+// find finds a process of a container, and the session of its streams if it was
+// given some; 0 is the container's first.
+func (s *Sandbox) find(c *container, pid int32) (execed, error) {
 	if pid == 0 {
-		return execed{s.kernel.GlobalInit(), RootContainer}, nil
+		return execed{c.process, c.name}, nil
 	}
 	s.mu.Lock()
-	e, ok := s.execs[pid]
+	e, ok := s.execs[processKey{c.name, pid}]
 	s.mu.Unlock()
 	if ok {
 		return e, nil
 	}
-	tg := s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(pid))
-	if tg == nil {
+	tg := c.process.PIDNamespace().ThreadGroupWithID(kernel.ThreadID(pid))
+	if tg == nil || tg.Leader().ContainerID() != c.name {
 		return execed{}, fmt.Errorf("container has no process %d", pid)
 	}
 	return execed{tg: tg}, nil
@@ -240,21 +265,21 @@ func (s *Sandbox) find(pid int32) (execed, error) {
 
 // signalForeground signals the foreground process group of the terminal that
 // pid is on, and pid itself where there is none.
-func (s *Sandbox) signalForeground(pid int32, info *linux.SignalInfo) error {
-	tg, err := s.threadGroup(pid)
+func (s *Sandbox) signalForeground(c *container, pid int32, info *linux.SignalInfo) error {
+	e, err := s.find(c, pid)
 	if err != nil {
 		return err
 	}
-	if tty := tg.TTY(); tty != nil {
-		if group, err := tg.ForegroundProcessGroup(tty); err == nil && group != nil {
+	if tty := e.tg.TTY(); tty != nil {
+		if group, err := e.tg.ForegroundProcessGroup(tty); err == nil && group != nil {
 			return s.kernel.SendExternalSignalProcessGroup(group, info)
 		}
 	}
-	return s.kernel.SendExternalSignalThreadGroup(tg, info)
+	return s.kernel.SendExternalSignalThreadGroup(e.tg, info)
 }
 
-// exitCode waits for the container to end and returns its exit status.
+// exitCode waits for the first container to end and returns its exit status.
 func (s *Sandbox) exitCode() int {
-	<-s.ended
-	return exitStatus(s.kernel.GlobalInit().ExitStatus())
+	<-s.first.ended
+	return exitStatus(s.first.process.ExitStatus())
 }

@@ -132,7 +132,7 @@ func open(h *prepared, cfg *Config, files *Files, hooks Hooks) (*Sandbox, error)
 	if err != nil {
 		return nil, fmt.Errorf("keep memory file: %w", err)
 	}
-	s := &Sandbox{cfg: cfg, memory: os.NewFile(uintptr(memoryFD), "memory"), started: make(chan struct{}), ended: make(chan struct{}), terminalFD: -1}
+	s := &Sandbox{cfg: cfg, memory: os.NewFile(uintptr(memoryFD), "memory"), started: make(chan struct{}), first: newContainer(RootContainer, nil)}
 	created := PhaseCreated
 	s.phase.Store(&created)
 	s.platform = newTracker(h.platform, h.descriptors, cfg.Tracking)

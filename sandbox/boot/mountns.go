@@ -134,6 +134,9 @@ func (m *mounter) mountDisconnected(mount *mounts.Mount) (*vfs.Mount, error) {
 	if err != nil {
 		return nil, err
 	}
+	if mount.SharedInPod() {
+		return m.bindShared(mount, name, opts)
+	}
 	if mount.Overlay {
 		return m.mountOverlay(name, opts)
 	}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/fd"
 	"gvisor.dev/gvisor/pkg/log"
@@ -22,6 +23,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/sbxmigrate/sbxmigrate/mounts"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
@@ -42,19 +44,32 @@ type Sandbox struct {
 	// arriving: memory is still to come, see arriving.go.
 	arriving atomic.Bool
 	started  chan struct{} // closed once the tasks run
-	ended    chan struct{} // closed once the container's first process has ended
 
-	// terminalFD is the container's terminal on the host, -1 if it has none.
-	terminalFD int
+	// first is the container that the sandbox was made for and ends with.
+	first *container
 
-	// execMu is held shared while an exec changes the kernel; a save excludes it.
+	// execMu is held shared while an exec, or the making or starting of a container,
+	// changes the kernel; a save excludes it.
 	execMu sync.RWMutex
+	// makeMu is held while a further container is being made.
+	makeMu sync.Mutex
 
 	mu       sync.Mutex
 	lastExec int // guarded by mu
-	// execs are the processes that exec started and nobody has waited for yet, by
-	// PID. Guarded by mu.
-	execs map[int32]execed
+	// execs are the processes that exec started and nobody has waited for yet.
+	// Guarded by mu.
+	execs map[processKey]execed
+	// further are the containers besides the first, by name. Guarded by mu.
+	further map[string]*container
+	// gone are those that were destroyed, while something inside refers to their
+	// files. Guarded by mu.
+	gone []*container
+}
+
+// processKey names a process by its container and its PID there.
+type processKey struct {
+	container string
+	pid       int32
 }
 
 // execed is a process that exec started. The kernel forgets a PID when the
@@ -127,21 +142,18 @@ func (s *Sandbox) Sessions() []Session {
 	execs := maps.Clone(s.execs)
 	s.mu.Unlock()
 	pids := make(map[string]int32)
-	for pid, e := range execs {
-		if e.tg.Leader().ExitState() < kernel.TaskExitInitiated {
-			pids[e.session] = pid
+	for key, e := range execs {
+		// Terminals of execs in further containers are not made anew: their streams lead nowhere.
+		if key.container == RootContainer && e.tg.Leader().ExitState() < kernel.TaskExitInitiated {
+			pids[e.session] = key.pid
 		}
 	}
 	return s.streams.sessions(pids)
 }
 
-// Terminal returns the state of the container's terminal, nil if it has none.
-func (s *Sandbox) Terminal() *TerminalState {
-	if s.terminalFD < 0 {
-		return nil
-	}
-	return readTerminal(s.terminalFD)
-}
+// Terminal returns the state of the first container's terminal, nil if it has
+// none.
+func (s *Sandbox) Terminal() *TerminalState { return s.first.terminal() }
 
 // newSession returns the name for the streams of one more exec. No two in a
 // kernel's whole life have the same.
@@ -152,7 +164,7 @@ func (s *Sandbox) newSession() string {
 	return execSession(s.lastExec)
 }
 
-// build makes a new kernel with the container's first process in it, not yet
+// build makes a new kernel with the first container's process in it, not yet
 // running. The error names the part of the spec that is at fault.
 func (s *Sandbox) build(files *Files) error {
 	// For the first process. What is made too late is there for the second.
@@ -173,28 +185,38 @@ func (s *Sandbox) build(files *Files) error {
 	if err != nil {
 		return err
 	}
-	if err := s.mountAll(&args, goferFDs); err != nil {
+	if err := s.mountAll(&args, s.cfg.Spec.Linux, s.cfg.Mounts, goferFDs); err != nil {
 		return err
 	}
-	return s.createFirstProcess(&args, files)
+	return s.createFirstProcess(s.first, &args, s.cfg.Spec.Process, files.Stdio, files.Preserved)
 }
 
-// mountAll builds the container's mount namespace into args, as root whoever
-// the container's user is.
-func (s *Sandbox) mountAll(args *kernel.CreateProcessArgs, goferFDs []int) error {
+// mountAll builds a container's mount namespace into args, as root whoever the
+// container's user is. It owns goferFDs.
+func (s *Sandbox) mountAll(args *kernel.CreateProcessArgs, linux *specs.Linux, list *mounts.List, goferFDs []int) (err error) {
 	rootArgs := *args
 	rootArgs.Credentials = auth.NewRootCredentials(args.Credentials.UserNamespace)
 	rootArgs.WorkingDirectory = "/"
 	m := &mounter{
-		k: s.kernel, container: RootContainer, creds: rootArgs.Credentials,
+		k: s.kernel, container: args.ContainerID, creds: rootArgs.Credentials,
 		ctx: rootArgs.NewContext(s.kernel), goferFDs: goferFDs,
 	}
-	ns, err := m.mountAll(s.cfg.Mounts)
+	defer func() {
+		for _, fd := range m.goferFDs {
+			unix.Close(fd)
+		}
+	}()
+	ns, err := m.mountAll(list)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			ns.DecRef(m.ctx)
+		}
+	}()
 	args.MountNamespace = ns
-	if linux := s.cfg.Spec.Linux; linux != nil {
+	if linux != nil {
 		if err := m.maskPaths(ns, linux.MaskedPaths); err != nil {
 			return err
 		}
@@ -205,13 +227,20 @@ func (s *Sandbox) mountAll(args *kernel.CreateProcessArgs, goferFDs []int) error
 	return m.makeWorkingDirectory(ns, args.WorkingDirectory)
 }
 
-// createFirstProcess creates the container's first process with its streams.
-func (s *Sandbox) createFirstProcess(args *kernel.CreateProcessArgs, files *Files) error {
+// createFirstProcess creates a container's first process with its streams. It
+// owns the files, and the mount namespace of args.
+func (s *Sandbox) createFirstProcess(c *container, args *kernel.CreateProcessArgs, process *specs.Process, stdio, preserved []*os.File) error {
 	ctx := args.NewContext(s.kernel)
-	if err := s.rememberTerminal(files); err != nil {
+	created := false
+	defer func() {
+		if !created {
+			args.MountNamespace.DecRef(ctx)
+		}
+	}()
+	if err := c.rememberTerminal(process.Terminal, stdio); err != nil {
 		return err
 	}
-	table, tty, err := s.importStreams(args, RootContainer, files.Stdio, files.Preserved, s.cfg.Spec.Process.Terminal)
+	table, tty, err := s.importStreams(args, c.name, stdio, preserved, process.Terminal)
 	if err != nil {
 		return err
 	}
@@ -229,24 +258,12 @@ func (s *Sandbox) createFirstProcess(args *kernel.CreateProcessArgs, files *File
 	if err != nil {
 		return fmt.Errorf("process.args: find %q in the container: %w", args.Argv[0], err)
 	}
-	if _, _, err := s.kernel.CreateProcess(*args); err != nil {
+	created = true // it takes the namespace, even where it fails
+	tg, _, err := s.kernel.CreateProcess(*args)
+	if err != nil {
 		return fmt.Errorf("process.args: execute %q: %w", args.Filename, err)
 	}
-	return nil
-}
-
-// rememberTerminal keeps a descriptor of the container's terminal, if it has
-// one, beside those that the kernel will own.
-func (s *Sandbox) rememberTerminal(files *Files) error {
-	s.terminalFD = -1
-	if !s.cfg.Spec.Process.Terminal {
-		return nil
-	}
-	fd, err := unix.Dup(int(files.Stdio[0].Fd()))
-	if err != nil {
-		return fmt.Errorf("keep terminal: %w", err)
-	}
-	s.terminalFD = fd
+	c.setProcess(tg)
 	return nil
 }
 
@@ -347,27 +364,12 @@ func (s *Sandbox) load(files *Files, trap *faults.Trap, load func(*Loading) (*ke
 	}
 	// What comes before the start is for the loaded stack, not for this one.
 	s.gates.Hold()
-	if err := s.rememberTerminal(files); err != nil {
-		return err
-	}
 	restore := s.cfg.Restore
-	if restore.Terminal != nil && s.terminalFD >= 0 {
-		if err := restore.Terminal.Apply(s.terminalFD); err != nil {
-			return err
-		}
-	}
-	hostFDs, err := s.streams.reconnect(restore.Sessions, restore.Terminals, files)
+	hostFDs, err := s.reconnect(files)
 	if err != nil {
 		return err
 	}
 	s.lastExec = lastExec(restore.Sessions)
-	gofer, err := releaseAll(files.Gofer)
-	if err != nil {
-		return err
-	}
-	for i, mount := range s.cfg.Mounts.GoferMounts() {
-		hostFDs[checkpoint.ResourceID{ContainerName: RootContainer, Path: mount.Destination}] = gofer[i]
-	}
 	s.platform.SetMapUnit(loadingMapUnit)
 	defer s.prewarm(restore.Processes)()
 	var charge func(start, end uint64) error
@@ -380,10 +382,14 @@ func (s *Sandbox) load(files *Files, trap *faults.Trap, load func(*Loading) (*ke
 		Loaded:  s.endArriving,
 		Abandon: s.abandon,
 	})
-	if err == nil {
-		s.recallExecs(restore.Sessions)
+	if err != nil {
+		return err
 	}
-	return err
+	if err := s.findContainers(); err != nil {
+		return err
+	}
+	s.recallExecs(restore.Sessions)
+	return nil
 }
 
 // charge allocates memory for a range of the memory file.
@@ -402,7 +408,7 @@ func (s *Sandbox) recallExecs(sessions []Session) {
 			continue
 		}
 		if tg := s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(session.PID)); tg != nil {
-			s.remember(session.PID, execed{tg, session.Name})
+			s.remember(processKey{RootContainer, session.PID}, execed{tg, session.Name})
 		}
 	}
 }

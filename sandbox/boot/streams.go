@@ -223,18 +223,33 @@ type heldStream struct {
 	dev, ino uint64
 }
 
-// hold remembers a stream of a session until the kernel has closed it.
-func (s *streams) hold(session string, n, fd int) error {
+// holdFile remembers a descriptor that the kernel is given.
+func holdFile(n, fd int) (heldStream, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil {
-		return fmt.Errorf("stat stream: %w", err)
+		return heldStream{}, fmt.Errorf("stat stream: %w", err)
+	}
+	return heldStream{n, fd, stat.Dev, stat.Ino}, nil
+}
+
+// open says whether the kernel still has it.
+func (h heldStream) open() bool {
+	var stat unix.Stat_t
+	return unix.Fstat(h.fd, &stat) == nil && stat.Dev == h.dev && stat.Ino == h.ino
+}
+
+// hold remembers a stream of a session until the kernel has closed it.
+func (s *streams) hold(session string, n, fd int) error {
+	h, err := holdFile(n, fd)
+	if err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held == nil {
 		s.held = make(map[string][]heldStream)
 	}
-	s.held[session] = append(s.held[session], heldStream{n, fd, stat.Dev, stat.Ino})
+	s.held[session] = append(s.held[session], h)
 	return nil
 }
 
@@ -246,11 +261,7 @@ func (s *streams) sessions(pids map[string]int32) []Session {
 	var all []Session
 	for _, name := range slices.Sorted(maps.Keys(s.held)) {
 		session := Session{Name: name, PID: pids[name]}
-		s.held[name] = slices.DeleteFunc(s.held[name], func(h heldStream) bool {
-			var stat unix.Stat_t
-			err := unix.Fstat(h.fd, &stat)
-			return err != nil || stat.Dev != h.dev || stat.Ino != h.ino
-		})
+		s.held[name] = slices.DeleteFunc(s.held[name], func(h heldStream) bool { return !h.open() })
 		for _, h := range s.held[name] {
 			session.FDs = append(session.FDs, h.n)
 			if h.n == 0 && session.PID != 0 {
@@ -281,29 +292,38 @@ func lastExec(sessions []Session) int {
 	return last
 }
 
+// streamKey names one stream of a session.
+type streamKey struct {
+	session string
+	n       int
+}
+
+// givenStreams are files for streams. They belong to whoever has the map.
+type givenStreams map[streamKey]*os.File
+
+// add gives a container its standard streams, and preserved from 3 on.
+func (g givenStreams) add(container string, stdio, preserved []*os.File) {
+	for i, f := range stdio {
+		g[streamKey{container, i}] = f
+	}
+	for i, f := range preserved {
+		g[streamKey{container, 3 + i}] = f
+	}
+}
+
 // reconnect returns, for every host stream that a saved kernel holds, the
-// descriptor that takes its place: the given files for the container's own,
-// a terminal of the named ones for those of execs, or else nowhere. It takes
+// descriptor that takes its place: the given files for the containers' own, a
+// terminal for those of execs that one is given for, or else nowhere. It takes
 // ownership of the files.
-func (s *streams) reconnect(sessions []Session, terminals []string, files *Files) (map[checkpoint.ResourceID]int, error) {
-	ofExecs := make(map[string]*os.File)
-	for i, name := range terminals {
-		ofExecs[name] = files.Terminals[i]
-	}
-	given := make(map[int]*os.File)
-	for i, f := range files.Stdio {
-		given[i] = f
-	}
-	for i, f := range files.Preserved {
-		given[3+i] = f
-	}
+func (s *streams) reconnect(sessions []Session, given givenStreams, ofExecs map[string]*os.File) (map[checkpoint.ResourceID]int, error) {
 	fds := make(map[checkpoint.ResourceID]int)
 	for _, session := range sessions {
 		for _, n := range session.FDs {
 			var fd int
 			var err error
-			if f := given[n]; session.Name == RootContainer && f != nil {
-				delete(given, n)
+			key := streamKey{session.Name, n}
+			if f := given[key]; f != nil {
+				delete(given, key)
 				fd, err = s.give(session.Name, f, true)
 			} else if f := ofExecs[session.Name]; n == 0 && f != nil {
 				delete(ofExecs, session.Name)

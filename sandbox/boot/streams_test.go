@@ -92,10 +92,10 @@ func TestReconnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	var s streams
+	given := make(givenStreams)
+	given.add(RootContainer, []*os.File{null, w, extra}, nil)
 	fds, err := s.reconnect(
-		[]Session{{Name: RootContainer, FDs: []int{0, 1}}, {Name: execSession(1), FDs: []int{0, 1}}},
-		nil, &Files{Stdio: []*os.File{null, w, extra}},
-	)
+		[]Session{{Name: RootContainer, FDs: []int{0, 1}}, {Name: execSession(1), FDs: []int{0, 1}}}, given, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

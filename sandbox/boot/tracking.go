@@ -81,7 +81,7 @@ func (s *Sandbox) trackAlways() error {
 		defer ticker.Stop()
 		for {
 			select {
-			case <-s.ended:
+			case <-s.first.ended:
 				return
 			case <-ticker.C:
 				if _, _, err := s.platform.Collect(); err != nil {

@@ -31,7 +31,8 @@ const (
 // answerLimit bounds what an answer may make this side read. A sandbox that was taken over may say anything.
 func answerLimit(method string) int64 {
 	switch method {
-	case MethodStart, MethodStatus, MethodWait, MethodSignal, MethodPause, MethodResume, MethodExec, MethodStats:
+	case MethodStart, MethodStatus, MethodWait, MethodSignal, MethodPause, MethodResume, MethodExec, MethodStats,
+		MethodCreate, MethodDestroy:
 		return maxShortAnswerBytes
 	case MethodProcesses:
 		return maxListBytes

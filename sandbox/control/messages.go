@@ -7,19 +7,27 @@ import (
 
 // Methods that package boot serves.
 const (
-	MethodStart     = "Lifecycle.Start"     // None → None
-	MethodStatus    = "Lifecycle.Status"    // None → Status
+	MethodStart     = "Lifecycle.Start"     // Which → None
+	MethodStatus    = "Lifecycle.Status"    // Which → Status
 	MethodWait      = "Lifecycle.Wait"      // WaitArgs → WaitResult
 	MethodSignal    = "Lifecycle.Signal"    // SignalArgs → None
 	MethodPause     = "Lifecycle.Pause"     // None → None
 	MethodResume    = "Lifecycle.Resume"    // None → None
 	MethodExec      = "Lifecycle.Exec"      // ExecArgs → ExecResult
-	MethodProcesses = "Lifecycle.Processes" // None → []Process
-	MethodStats     = "Lifecycle.Stats"     // None → Stats
+	MethodProcesses = "Lifecycle.Processes" // Which → []Process
+	MethodStats     = "Lifecycle.Stats"     // Which → Stats
+	MethodCreate    = "Lifecycle.Create"    // CreateArgs → None
+	MethodDestroy   = "Lifecycle.Destroy"   // Which → None
 )
 
 // None is the argument or result of a method that has none.
 type None struct{}
+
+// Which names a container of the sandbox.
+type Which struct {
+	// Container is the kernel's name of it, empty for the sandbox's first.
+	Container string `json:"container,omitempty"`
+}
 
 // Status says where a sandbox is in its life. It is answered without taking a
 // lock of the kernel, so that it works on a wedged one.
@@ -32,7 +40,8 @@ type Status struct {
 
 // WaitArgs names the process to wait for.
 type WaitArgs struct {
-	// PID is a process inside the sandbox; 0 means the container's first one.
+	Which
+	// PID is a process of the container, as it is numbered there; 0 means its first one.
 	PID int32 `json:"pid"`
 }
 
@@ -57,6 +66,7 @@ const (
 
 // SignalArgs asks for a signal to be sent.
 type SignalArgs struct {
+	Which
 	PID    int32        `json:"pid"` // 0 means the container's first process
 	Signal int32        `json:"signal"`
 	Target SignalTarget `json:"target"`
@@ -68,6 +78,7 @@ type ExecArgs struct {
 	// where Process.Terminal is set. Files beyond those (PreserveFDs) become 3,
 	// 4, … inside. The call closes none of the caller's files.
 	urpc.FilePayload
+	Which
 	Process specs.Process `json:"process"`
 }
 

@@ -37,7 +37,7 @@ var starting = []string{"run", "create", "restore"}
 // valued are the global options that take a value.
 var valued = []string{"--root", "--log", "--log-format"}
 
-// sandboxOf says whether a command line will need a sandbox process of the default
+// sandboxOf says whether a command line will need a new sandbox process of the default
 // platform, and for which sandbox most likely: IDs come last as a rule. Where the last
 // argument cannot be one, nothing is prepared.
 func sandboxOf(args []string) (id string, ok bool) {
@@ -53,7 +53,7 @@ func sandboxOf(args []string) (id string, ok bool) {
 		return "", false
 	}
 	for _, arg := range args[1:] {
-		if arg == "-h" || arg == "--help" || strings.HasPrefix(arg, "--platform") {
+		if arg == "-h" || arg == "--help" || strings.HasPrefix(arg, "--platform") || strings.HasPrefix(arg, "--sandbox") {
 			return "", false
 		}
 	}

@@ -1,0 +1,206 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"gvisor.dev/gvisor/runsc/cgroup"
+
+	"github.com/sbxmigrate/sbxmigrate/mounts"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+)
+
+// What a further container shares with the others of its sandbox, and what its
+// specification asks for beyond that.
+
+// runFurther makes a further container.
+func (c *creation) runFurther(ctx context.Context) (*Sandbox, error) {
+	if err := c.compareWarnings(); err != nil {
+		return nil, err
+	}
+	for _, step := range []func(context.Context) error{c.compileMounts, c.checkShared, c.startFurtherGofer} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return c.createFurther(ctx)
+}
+
+// compiledSpec is the specification that mounts are compiled from.
+func (c *creation) compiledSpec() *specs.Spec {
+	if c.in == nil {
+		return c.opts.Bundle.Spec
+	}
+	return WithShared(c.opts.Bundle.Spec, c.in.Annotations)
+}
+
+// WithShared returns a further container's specification with what the annotations
+// of its sandbox's first one say about shared mounts, where it mounts them and says
+// nothing itself.
+func WithShared(own *specs.Spec, sandbox map[string]string) *specs.Spec {
+	spec := *own
+	spec.Annotations = maps.Clone(own.Annotations)
+	for key, value := range sandbox {
+		name, found := mounts.SharedName(key)
+		if _, has := own.Annotations[key]; has || !found {
+			continue
+		}
+		mounted := slices.ContainsFunc(own.Mounts, func(m specs.Mount) bool { return m.Source == sandbox[mounts.SharedPrefix+name+".source"] })
+		if !mounted {
+			continue // it would be warned of
+		}
+		if spec.Annotations == nil {
+			spec.Annotations = make(map[string]string)
+		}
+		spec.Annotations[key] = value
+	}
+	return &spec
+}
+
+// checkShared refuses a shared mount that another container has otherwise: the first
+// one has made it.
+func (c *creation) checkShared(context.Context) error {
+	for _, other := range append([]*Sandbox{c.in}, c.siblings...) {
+		for _, theirs := range other.Mounts.Mounts {
+			for _, mine := range c.record.Mounts.Mounts {
+				if mine.SharedInPod() && theirs.SharedInPod() && mine.Shared.Name == theirs.Shared.Name && mine.Data != theirs.Data {
+					return fmt.Errorf("%w: mount %q: shared mount %q has options %q, container %q made it with %q: give both the same",
+						ErrBundle, mine.Destination, mine.Shared.Name, mine.Data, other.ID, theirs.Data)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// startFurtherGofer starts the container's gofer and places it in the container's
+// cgroup, where the host lets us. That is all of the container that has processes of
+// its own.
+func (c *creation) startFurtherGofer(ctx context.Context) error {
+	if err := c.startGofer(ctx); err != nil {
+		return err
+	}
+	linux := c.opts.Bundle.Spec.Linux
+	if linux == nil || linux.CgroupsPath == "" {
+		return nil
+	}
+	if err := c.makeFurtherCgroup(linux.CgroupsPath); err != nil {
+		c.warnings = append(c.warnings, fmt.Sprintf("linux.cgroupsPath %q is not made: %v", linux.CgroupsPath, err))
+	}
+	return nil
+}
+
+// makeFurtherCgroup makes the container's cgroup, without limits.
+func (c *creation) makeFurtherCgroup(path string) error {
+	group, err := openCgroup(path, c.opts.ID)
+	if err != nil {
+		return err
+	}
+	if err := group.Install(nil); err != nil {
+		return err
+	}
+	if err := placeInCgroup(group, c.gofer.PID); err != nil {
+		group.Uninstall()
+		return err
+	}
+	c.undoer(func() {
+		c.gofer.Kill() // it is in there
+		group.Uninstall()
+	})
+	c.record.CgroupPath, c.record.Cgroup = path, &cgroup.CgroupJSON{Cgroup: group}
+	return nil
+}
+
+// compareWarnings replaces what a sandbox of its own would not have by what a further
+// container does not have.
+func (c *creation) compareWarnings() error {
+	inSpec, err := c.in.Spec()
+	if err != nil {
+		return err
+	}
+	spec := c.opts.Bundle.Spec
+	kept := slices.DeleteFunc(slices.Clone(c.warnings), func(w string) bool { return strings.HasPrefix(w, namespaceWarning) })
+	c.warnings = append(kept, furtherNotOffered(spec, inSpec, c.in)...)
+	return nil
+}
+
+// furtherNotOffered lists what a further container asks for and shares with its
+// sandbox instead.
+func furtherNotOffered(spec, inSpec *specs.Spec, in *Sandbox) []string {
+	var w []string
+	add := func(format string, args ...any) { w = append(w, fmt.Sprintf(format, args...)) }
+	if spec.Hostname != "" && spec.Hostname != inSpec.Hostname {
+		add("hostname %q is not set: the containers of a sandbox share its name %q", spec.Hostname, inSpec.Hostname)
+	}
+	if spec.Process.OOMScoreAdj != nil {
+		add("process.oomScoreAdj is not applied: the containers of a sandbox are one process of the host")
+	}
+	if spec.Linux == nil {
+		return w
+	}
+	if spec.Linux.Resources != nil {
+		add("linux.resources are not enforced on one container: what it uses is charged to its sandbox, whose limits hold for all")
+	}
+	for _, ns := range spec.Linux.Namespaces {
+		switch ns.Type {
+		case specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace:
+			if ns.Path != "" && !isNamespaceOf(ns, in, inSpec) {
+				add(namespaceWarning+"%s namespace %s is not joined: the containers of a sandbox share its own", ns.Type, ns.Path)
+			}
+		}
+	}
+	return w
+}
+
+// isNamespaceOf says whether a namespace by path is one that the sandbox stands for.
+func isNamespaceOf(ns specs.LinuxNamespace, in *Sandbox, inSpec *specs.Spec) bool {
+	if strings.HasPrefix(ns.Path, fmt.Sprintf("/proc/%d/ns/", in.Sandbox.PID)) || ns.Path == in.NetworkNamespace {
+		return true
+	}
+	return inSpec.Linux != nil && slices.Contains(inSpec.Linux.Namespaces, ns)
+}
+
+// pidNamespaceOf returns the name of the container whose PID namespace the container
+// shares, or "" for one of its own. Without one in its specification it is the
+// sandbox's. A path is that of the process that stands for another container, or one
+// that another has in its specification too.
+func (c *creation) pidNamespaceOf() (string, error) {
+	path, found := pidNamespacePath(c.opts.Bundle.Spec)
+	switch {
+	case !found:
+		return boot.RootContainer, nil
+	case path == "":
+		return "", nil
+	case path == pidPath(c.in):
+		return boot.RootContainer, nil
+	}
+	for _, s := range c.siblings {
+		spec, err := s.Spec()
+		if err != nil {
+			return "", err
+		}
+		if its, _ := pidNamespacePath(spec); path == pidPath(s) || path == its {
+			return s.Name, nil
+		}
+	}
+	c.warnings = append(c.warnings, fmt.Sprintf(namespaceWarning+"pid namespace %s is not joined: no container of the sandbox has it", path))
+	return "", nil
+}
+
+func pidPath(s *Sandbox) string { return fmt.Sprintf("/proc/%d/ns/pid", s.hostPID()) }
+
+func pidNamespacePath(spec *specs.Spec) (path string, found bool) {
+	if spec.Linux == nil {
+		return "", false
+	}
+	for _, ns := range spec.Linux.Namespaces {
+		if ns.Type == specs.PIDNamespace {
+			return ns.Path, true
+		}
+	}
+	return "", false
+}
