@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/log"
 	gcontrol "gvisor.dev/gvisor/pkg/sentry/control"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
@@ -38,7 +39,10 @@ type stop struct {
 	// Guarded by Checkpoint.mu.
 	armed     bool // the end of lifeline resumes
 	saving    bool // Save is not done: only it may resume
-	abandoned bool // lifeline has ended meanwhile
+	abandoned bool // nobody wants the save any more: it resumes when it is done
+	announce  bool // the addresses are announced before that
+
+	ended chan struct{} // closed when the tasks go on
 }
 
 // Survey describes the sandbox without stopping it.
@@ -190,7 +194,7 @@ func (c *Checkpoint) claim(lifeline *os.File) (*stop, error) {
 	// A collection in the stop would lengthen it.
 	c.stop = &stop{
 		from: from, lifeline: lifeline, collect: boot.HoldCollections(),
-		armed: true, saving: true, gone: make(chan struct{}),
+		armed: true, saving: true, gone: make(chan struct{}), ended: make(chan struct{}),
 	}
 	return c.stop, nil
 }
@@ -219,6 +223,7 @@ func (c *Checkpoint) pause(st *stop) error {
 	k.Unpause()
 	st.collect()
 	st.lifeline.Close()
+	close(st.ended)
 	return errors.New("tasks did not stop: one may be stuck in the kernel")
 }
 
@@ -274,6 +279,11 @@ func (c *Checkpoint) Resume(*control.None, *control.None) error {
 // Preconditions: c.mu is held.
 func (c *Checkpoint) resumeLocked(st *stop) {
 	c.stop = nil
+	if _, gates := c.s.Network(); st.announce {
+		if err := gates.Announce(); err != nil {
+			log.Warningf("announce addresses: %v", err)
+		}
+	}
 	k := c.s.Kernel()
 	k.BeforeResume(k.SupervisorContext())
 	c.s.Enter(boot.PhaseSaving, st.from)
@@ -281,6 +291,7 @@ func (c *Checkpoint) resumeLocked(st *stop) {
 	network.Resume(c.s.Network())
 	st.collect()
 	st.lifeline.Close()
+	close(st.ended)
 }
 
 // Resets says which peers are to be told of the end of their connections when the kernel is started.

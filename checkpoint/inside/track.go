@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/urpc"
@@ -131,24 +132,29 @@ func rangesOf(set *pages.Set) [][2]uint64 {
 	return ranges
 }
 
+// releasePatience bounds how long Release waits for a save under way, which is the encoding of a kernel that nobody reads.
+const releasePatience = 5 * time.Second
+
 // Release lets the tasks go on if a stop is under way, and does nothing
-// otherwise.
+// otherwise. When it returns they do, unless a save takes longer than any should.
 func (c *Checkpoint) Release(in *ReleaseArgs, _ *control.None) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.stop == nil {
+	st := c.stop
+	if st == nil {
+		c.mu.Unlock()
 		return nil
 	}
-	if c.stop.saving {
-		c.stop.abandoned = true // Save resumes when it is done
-		return nil
+	st.announce = in.Announce
+	if st.saving {
+		st.abandoned = true // Save resumes when it is done
+	} else {
+		c.resumeLocked(st)
 	}
-	if _, gates := c.s.Network(); in.Announce {
-		if err := gates.Announce(); err != nil {
-			log.Warningf("announce addresses: %v", err)
-		}
+	c.mu.Unlock()
+	select {
+	case <-st.ended:
+	case <-time.After(releasePatience):
 	}
-	c.resumeLocked(c.stop)
 	return nil
 }
 
