@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -60,7 +61,7 @@ func runRun(ctx context.Context, c *cli, opts runOptions, id string) error {
 	defer st.close()
 	// Once there is a sandbox, an interrupted command still cleans it up.
 	cleanup := context.WithoutCancel(ctx)
-	if err := s.Start(ctx); err != nil {
+	if err := start(ctx, s); err != nil {
 		return errors.Join(interruption(ctx, err), s.Delete(cleanup, true))
 	}
 	if opts.detach {
@@ -69,7 +70,21 @@ func runRun(ctx context.Context, c *cli, opts runOptions, id string) error {
 	return c.follow(ctx, s, st, signals, opts.keep)
 }
 
-// follow stays with a started container until it has ended, and deletes it.
+// startGrace is how long a start may go on when a signal comes: most likely the container is about to run, and gets it.
+const startGrace = 2 * time.Second
+
+// start starts a container unless ctx has ended. If it ends meanwhile, the start has startGrace.
+func start(ctx context.Context, s *sandbox.Sandbox) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(startGrace, cancel) })()
+	return s.Start(patient)
+}
+
+// follow stays with a started container until it has ended, and deletes it. Signals that came while it started are passed on.
 func (c *cli) follow(ctx context.Context, s *sandbox.Sandbox, st *streams, signals *signalCatcher, keep bool) error {
 	cleanup := context.WithoutCancel(ctx)
 	signals.forward(func(signal unix.Signal) {
@@ -77,9 +92,6 @@ func (c *cli) follow(ctx context.Context, s *sandbox.Sandbox, st *streams, signa
 			c.warn(err.Error())
 		}
 	})
-	if ctx.Err() != nil { // the signal came before there was anybody to pass it to
-		return errors.Join(context.Cause(ctx), s.Delete(cleanup, true))
-	}
 	status, err := s.Wait(cleanup)
 	st.finish()
 	if !keep {

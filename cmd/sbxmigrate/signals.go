@@ -41,7 +41,11 @@ func catchSignals(ctx context.Context) (context.Context, *signalCatcher) {
 }
 
 func (c *signalCatcher) run() {
+	var early []unix.Signal // caught before there was anybody to pass them to
 	send := func(s unix.Signal) {
+		if len(early) < cap(c.caught) {
+			early = append(early, s)
+		}
 		switch s {
 		case unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT:
 			c.cancel(fmt.Errorf("%w by %s", errInterrupted, unix.SignalName(s)))
@@ -57,11 +61,15 @@ func (c *signalCatcher) run() {
 				send(s.(unix.Signal))
 			}
 		case send = <-c.turn:
+			for _, s := range early {
+				send(s)
+			}
+			early = nil
 		}
 	}
 }
 
-// forward passes signals to send from now on.
+// forward passes signals to send, those that were caught before first.
 func (c *signalCatcher) forward(send func(unix.Signal)) { c.turn <- send }
 
 func (c *signalCatcher) stop() {
