@@ -148,15 +148,15 @@ func (p *fetchPlan) nextUrgent(missing *pages.Set, now time.Time) []wire.Range {
 		need := p.urgent[at]
 		p.urgent = slices.Delete(p.urgent, at, at+1)
 		// Meanwhile some may have been asked for ahead, or have come after all on a connection
-		// that was just lost.
+		// that was just lost. What is widened may overlap: each page is asked for, and counted, once.
 		var out []wire.Range
 		for _, r := range need {
-			out = p.lacking(out, missing, r.Page, r.End())
+			for _, piece := range p.lacking(nil, missing, r.Page, r.End()) {
+				p.ask(piece)
+				out = append(out, piece)
+			}
 		}
 		if len(out) > 0 {
-			for _, r := range out {
-				p.ask(r)
-			}
 			p.askedAt[out[0].Page] = now
 			return out
 		}

@@ -484,6 +484,33 @@ func TestFetchPlanWidens(t *testing.T) {
 	widen(200, 32, image.Run{First: 200, Count: 32})
 }
 
+// Two needs next to each other are widened to the same pages. These are asked for once, and fly once: else what never comes a second time
+// would fly for ever, and nothing be asked for ahead any more.
+func TestFetchPlanAsksOnce(t *testing.T) {
+	missing := setOfRange(0, 4000)
+	p := newFetchPlan()
+	p.best = farAway
+	p.wanted(p.widen([]image.Run{{First: 200, Count: 4}, {First: 204, Count: 4}}), missing, time.Now())
+	asked := &pages.Set{}
+	for _, r := range p.nextUrgent(missing, time.Now()) {
+		for page := r.Page; page < r.End(); page++ {
+			if asked.Has(page) {
+				t.Errorf("page %d is asked for twice", page)
+			}
+			asked.Add(page)
+		}
+	}
+	if p.flying != asked.Count() || asked.Count() != widePages {
+		t.Errorf("%d pages fly of %d that are asked for, want %d", p.flying, asked.Count(), uint64(widePages))
+	}
+	for start, end := range asked.Ranges() {
+		p.came(start, end, time.Now())
+	}
+	if p.flying != 0 {
+		t.Errorf("%d pages fly that have come", p.flying)
+	}
+}
+
 // The oldest need has its turn, however many newer ones there are.
 func TestFetchPlanStarvesNobody(t *testing.T) {
 	missing := setOfRange(0, 4000)
