@@ -29,6 +29,7 @@ type cell struct {
 
 	killed map[string]bool // hosts of which a fault ended the copy of the sandbox
 	missed bool            // there was nothing to strike
+	handed bool            // the source got so far in spite of the fault
 	rearm  func() error    // ends the repetition of slow fsyncs, once
 }
 
@@ -95,7 +96,7 @@ func (c *cell) untilEnded() {
 // sandbox must go on at the source; afterwards the source asks until it knows, and there is nothing to see.
 func (c *cell) untilNoticed() {
 	c.t.Helper()
-	if !c.handedOver() {
+	if !c.handedOver() && !c.handsOver() {
 		c.untilEnded()
 		c.emitter.hears(c.t, "a")
 		return
@@ -106,8 +107,27 @@ func (c *cell) untilNoticed() {
 	}
 }
 
+// handsOver waits for the end of a migration whose source was held when it had sent everything, or for its hand-over: the target may have answered
+// before the link was cut. Elsewhere it cannot have.
+func (c *cell) handsOver() bool {
+	c.t.Helper()
+	if c.point != "source-sent" {
+		return false
+	}
+	eventually(c.t, "the migration ends or is handed over", func() bool {
+		select {
+		case <-c.ended:
+			return true
+		default:
+			c.handed = c.a.attempts()[c.id] == "handed-over"
+			return c.handed
+		}
+	})
+	return c.handed
+}
+
 // handedOver says whether the source does not take the sandbox back by itself, from the cell's point on.
-func (c *cell) handedOver() bool { return c.from("source-prepared") }
+func (c *cell) handedOver() bool { return c.handed || c.from("source-prepared") }
 
 // from says whether the cell's point is another one or comes after it.
 func (c *cell) from(point string) bool {

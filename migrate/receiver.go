@@ -47,6 +47,8 @@ type Receiver struct {
 
 	arrived, failed, recovered atomic.Uint64
 
+	bundleLock *os.File // BundleDir, locked; nil before SweepBundles
+
 	mu sync.Mutex
 	// sessions are the connections by attempt, and kept the sandboxes that run here while
 	// memory is missing. Guarded by mu.

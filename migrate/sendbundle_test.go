@@ -123,6 +123,27 @@ func TestSweepBundles(t *testing.T) {
 	if err := errors.Join(os.Mkdir(state, 0o700), os.WriteFile(filepath.Join(state, "state.json"), []byte(record), 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	elsewhere := filepath.Join(t.TempDir(), "link") // the same directory by another name
+	if err := os.Symlink(dir, elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	r.BundleDir = filepath.Join(elsewhere, "bundles")
+	unreadable := filepath.Join(root, "torn")
+	if err := errors.Join(os.Mkdir(unreadable, 0o700), os.WriteFile(filepath.Join(unreadable, "state.json"), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.SweepBundles(); err == nil {
+		t.Error("it cannot know whose the bundles are")
+	}
+	if err := r.SweepBundles(); err == nil || !strings.Contains(err.Error(), "another agent's") {
+		t.Errorf("another sweeps beside it: %v", err)
+	}
+	if entries, err := os.ReadDir(r.BundleDir); err != nil || len(entries) != 3 {
+		t.Errorf("left are %v, %v, want all", entries, err)
+	}
+	if err := errors.Join(r.bundleLock.Close(), os.RemoveAll(unreadable)); err != nil {
+		t.Fatal(err)
+	}
 	if err := r.SweepBundles(); err != nil {
 		t.Fatal(err)
 	}

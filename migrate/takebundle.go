@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/bundle"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
@@ -137,26 +139,42 @@ func (t *target) dropBundle() {
 }
 
 // SweepBundles removes the bundles whose sandboxes are gone: an earlier agent, or the
-// host, ended before their time. Call it before the agent takes anything.
+// host, ended before their time. It removes nothing while another process has swept here and runs, or where it cannot read
+// whose a bundle is. Call it once, when this is the agent, and before that takes anything.
 func (r *Receiver) SweepBundles() error {
-	entries, err := os.ReadDir(r.BundleDir)
+	if r.MaxBundleBytes > 0 { // others must see that it is ours before there is anything in it
+		if err := os.MkdirAll(r.BundleDir, 0o700); err != nil {
+			return fmt.Errorf("directory for bundles: %w", err)
+		}
+	}
+	dir, err := os.Open(r.BundleDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("list bundles: %w", err)
 	}
-	all, err := r.Root.List()
+	// Kept until the process ends.
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		dir.Close()
+		return fmt.Errorf("bundles in %s are another agent's: %w", r.BundleDir, err)
+	}
+	r.bundleLock = dir
+	entries, err := os.ReadDir(r.BundleDir)
+	if err != nil {
+		return fmt.Errorf("list bundles: %w", err)
+	}
+	owned, err := r.ownedBundles()
 	if err != nil {
 		return err
 	}
-	owned := make(map[string]bool)
-	for _, sb := range all {
-		owned[sb.Bundle] = owned[sb.Bundle] || sb.OwnsBundle
-	}
 	for _, e := range entries {
 		path := filepath.Join(r.BundleDir, e.Name())
-		if owned[path] && !strings.HasPrefix(e.Name(), newBundlePrefix) {
+		info, err := os.Stat(path)
+		if err != nil {
+			return fmt.Errorf("look at bundle: %w", err)
+		}
+		if slices.ContainsFunc(owned, func(o fs.FileInfo) bool { return os.SameFile(o, info) }) {
 			continue
 		}
 		r.Logger.Info("removing a bundle that nobody has", "bundle", path)
@@ -165,4 +183,38 @@ func (r *Receiver) SweepBundles() error {
 		}
 	}
 	return nil
+}
+
+// ownedBundles returns the directories of the bundles that go with the sandboxes here, however they are spelt.
+func (r *Receiver) ownedBundles() ([]fs.FileInfo, error) {
+	entries, err := os.ReadDir(string(r.Root))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list sandboxes: %w", err)
+	}
+	var owned []fs.FileInfo
+	for _, e := range entries {
+		if !e.IsDir() || !sandbox.IsID(e.Name()) {
+			continue // not a sandbox's
+		}
+		sb, err := r.Root.Open(e.Name())
+		switch {
+		case errors.Is(err, sandbox.ErrNotFound):
+			continue // it is still being made, which is no agent's doing before there is one
+		case err != nil:
+			return nil, fmt.Errorf("bundles are kept: %w", err)
+		case !sb.OwnsBundle:
+			continue
+		}
+		info, err := os.Stat(sb.Bundle)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("bundles are kept: %w", err)
+		}
+		if err == nil {
+			owned = append(owned, info)
+		}
+	}
+	return owned, nil
 }

@@ -15,6 +15,20 @@ var (
 	annotationsName    = [2]string{"io.kubernetes.cri.container-name", "io.kubernetes.container.name"}
 )
 
+// annotationsPod are those by which container managers say which pod a container belongs to. CRI-O sets its after what users may
+// annotate pods with, other than the ones above.
+var annotationsPod = []string{"io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"}
+
+// samePod says whether a container may join a sandbox, as far as annotations tell: what one pod's say does not bring it into another's.
+func samePod(container, sandbox map[string]string) bool {
+	for _, name := range annotationsPod {
+		if uid := container[name]; uid != "" && uid != sandbox[name] {
+			return false
+		}
+	}
+	return true
+}
+
 // typeContainer is the type of a container that is not the first of its sandbox.
 const typeContainer = "container"
 

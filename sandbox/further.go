@@ -103,6 +103,9 @@ func (c *creation) join(ctx context.Context, root Root) error {
 	if err := in.NeedWhole("add a container to"); err != nil {
 		return err
 	}
+	if !samePod(c.opts.Bundle.Spec.Annotations, in.Annotations) {
+		return fmt.Errorf("%w: its annotations name another pod than those of sandbox %q, which it is to be made in", ErrBundle, in.ID)
+	}
 	if c.opts.StandIn <= 0 {
 		return errors.New("a further container needs a process that stands for it on the host")
 	}
@@ -165,6 +168,8 @@ func (c *creation) createFurther(ctx context.Context) (*Sandbox, error) {
 	if n := len(args.Files); n > control.MaxCreateFiles {
 		return nil, fmt.Errorf("%w: a further container has %d served mounts, streams and descriptors, limit is %d: leave some out", ErrBundle, n, control.MaxCreateFiles)
 	}
+	// Also where it is not known whether the container was made.
+	c.undoer(func() { s.destroy(context.WithoutCancel(ctx)) })
 	if err := control.Call(ctx, c.in.dir, createTimeout, control.MethodCreate, args, &control.None{}); err != nil {
 		// The gofer's own reason, if it has one, is the cause.
 		if goferErr := c.gofer.Ready(ctx); goferErr != nil {
@@ -172,7 +177,6 @@ func (c *creation) createFurther(ctx context.Context) (*Sandbox, error) {
 		}
 		return nil, fmt.Errorf("create container %q in sandbox %q: %w", s.ID, s.SandboxID, err)
 	}
-	c.undoer(func() { s.destroy(context.WithoutCancel(ctx)) })
 	s.Creating = false
 	if err := s.save(); err != nil {
 		return nil, err

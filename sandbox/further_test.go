@@ -21,6 +21,26 @@ func annotated(annotations ...string) *specs.Spec {
 	return spec
 }
 
+func TestSamePod(t *testing.T) {
+	const containerd, crio = "io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"
+	for _, c := range []struct {
+		container, sandbox *specs.Spec
+		want               bool
+	}{
+		{annotated(), annotated(), true},
+		{annotated(), annotated(crio, "1"), true}, // made by hand
+		{annotated(crio, "1"), annotated(crio, "1"), true},
+		{annotated(containerd, "1"), annotated(containerd, "1"), true},
+		{annotated(crio, "2"), annotated(crio, "1"), false},
+		{annotated(containerd, "1", crio, "2"), annotated(containerd, "1", crio, "1"), false},
+		{annotated(crio, "2"), annotated(), false},
+	} {
+		if got := samePod(c.container.Annotations, c.sandbox.Annotations); got != c.want {
+			t.Errorf("container %v, sandbox %v: %v, want %v", c.container.Annotations, c.sandbox.Annotations, got, c.want)
+		}
+	}
+}
+
 func TestSandboxOf(t *testing.T) {
 	for _, c := range []struct {
 		spec *specs.Spec

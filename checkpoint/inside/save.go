@@ -165,6 +165,9 @@ func (c *Checkpoint) begin(lifeline *os.File) (*stop, error) {
 	if err := network.Quiesce(c.s.Network()); err != nil {
 		return nil, c.saved(st, err)
 	}
+	if f := findContainers(c.s); f != nil { // one may have ended since claim
+		return nil, c.saved(st, fmt.Errorf("%s: %s", f[0].Detail, f[0].Remedy))
+	}
 	return st, nil
 }
 

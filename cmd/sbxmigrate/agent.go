@@ -75,9 +75,6 @@ func runAgent(ctx context.Context, c *cli, opts agentOptions) error {
 		return err
 	}
 	receiver.MaxBundleBytes = opts.maxBundle
-	if err := receiver.SweepBundles(); err != nil {
-		return err
-	}
 	a, err := agent.New(agent.Options{
 		Identity: identity, Trust: opts.keys(), Handle: receiver.Handle, Logger: logger,
 		Limits: agent.Limits{Migrations: opts.migrations, MemoryBytes: opts.memory},
@@ -88,6 +85,9 @@ func runAgent(ctx context.Context, c *cli, opts agentOptions) error {
 	listener, err := net.Listen("tcp", opts.listen)
 	if err != nil {
 		return err
+	}
+	if err := receiver.SweepBundles(); err != nil {
+		logger.Warn("bundles of sandboxes that are gone may be left", "error", err)
 	}
 	if opts.metrics != "" {
 		stop, err := serveMetrics(opts.metrics, a, receiver)

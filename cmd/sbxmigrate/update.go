@@ -73,6 +73,7 @@ func runUpdate(_ context.Context, c *cli, opts updateOptions, given func(flag st
 	}
 	if s.Further() {
 		c.warn(fmt.Sprintf("limits of container %q alone are not enforced: what it uses is charged to its sandbox %q", s.ID, s.SandboxID))
+		return nil // its cgroup has its gofer
 	}
 	return s.Update(resources)
 }

@@ -143,6 +143,9 @@ func parsePageRecord(b []byte, filePages uint64) (PageRecord, int, error) {
 			return r, 0, failf(CodePayload, "duplicate record is cut off")
 		}
 		r.From = binary.LittleEndian.Uint64(b[recordBytes:])
+		if r.Count > MaxBatchPages {
+			return r, 0, failf(CodeLength, "duplicate record has %d pages, limit is %d", r.Count, MaxBatchPages)
+		}
 		if !inFile(r.From, r.Count, filePages) {
 			return r, 0, failf(CodeLength, "duplicate record copies %d pages from page %d of a file with %d", r.Count, r.From, filePages)
 		}

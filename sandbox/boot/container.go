@@ -170,7 +170,7 @@ func (s *Sandbox) remove(c *container) bool {
 // Lingering returns the names of the containers that have ended, and whose files or
 // processes something inside still has. A saved kernel would ask for their gofers.
 func (s *Sandbox) Lingering() []string {
-	ended := slices.DeleteFunc(s.furtherContainers(), func(c *container) bool { return !c.hasEnded() })
+	ended := slices.DeleteFunc(s.furtherContainers(), func(c *container) bool { return !c.hasEnded() && s.remembers(c) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = slices.DeleteFunc(s.gone, func(c *container) bool { return !c.lingers() })
@@ -212,12 +212,17 @@ type ContainerState struct {
 func (s *Sandbox) Containers() []ContainerState {
 	var states []ContainerState
 	for _, c := range s.furtherContainers() {
-		// A process that the kernel has forgotten is not saved with it either.
-		if s.kernel.RootPIDNamespace().IDOfThreadGroup(c.process) != 0 {
+		if s.remembers(c) {
 			states = append(states, ContainerState{Name: c.name, Unstarted: !c.started.Load(), Terminal: c.terminal()})
 		}
 	}
 	return states
+}
+
+// remembers says whether the kernel knows of a container's first process. One that it has forgotten is not saved with it either; one
+// without a process is only being loaded.
+func (s *Sandbox) remembers(c *container) bool {
+	return c.process == nil || s.kernel.RootPIDNamespace().IDOfThreadGroup(c.process) != 0
 }
 
 // watchAll arranges for the ends of all containers of a sandbox that has just
@@ -296,7 +301,10 @@ func (s *Sandbox) endUnstarted(c *container, info *linux.SignalInfo) error {
 // destroyContainer ends a further container and forgets it. When it returns, its
 // mounts are gone and everything that was written through them is with the gofer.
 func (s *Sandbox) destroyContainer(name string) error {
+	// It may just be being made, by a call that nobody waits for any more.
+	s.makeMu.Lock()
 	c, err := s.container(name)
+	s.makeMu.Unlock()
 	if err != nil {
 		return nil // an earlier call got so far
 	}

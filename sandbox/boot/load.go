@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -94,7 +95,13 @@ func (s *Sandbox) load(files *Files, trap *faults.Trap, load func(*Loading) (*ke
 
 // charge allocates memory for a range of the memory file.
 func (s *Sandbox) charge(start, end uint64) error {
-	err := unix.Fallocate(int(s.memory.Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(start), int64(end-start))
+	allocate := func() error {
+		return unix.Fallocate(int(s.memory.Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(start), int64(end-start))
+	}
+	err := allocate()
+	for errors.Is(err, unix.EINTR) { // a signal of the Go runtime, on older kernels
+		err = allocate()
+	}
 	if err != nil {
 		return fmt.Errorf("allocate sandbox memory: %w", err)
 	}
