@@ -225,6 +225,9 @@ func (t *target) answer(ctx context.Context, m wire.Message) error {
 	return fmt.Errorf("%T is not expected", m)
 }
 
+// errNotLoaded is why a target gives a kernel up: its process hangs, as it can when its gofer has ended.
+var errNotLoaded = fmt.Errorf("the kernel was not loaded within %v", preparedTimeout)
+
 // load verifies what came and waits until the kernel is loaded.
 func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	began := time.Now()
@@ -246,7 +249,10 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	if err != nil {
 		return refuse(t.session, codeLoad, err)
 	}
-	sb, err := t.arrival.standby.Loaded(ctx)
+	// Nobody looks at the source's connection meanwhile, which gives up after as long.
+	loading, cancel := context.WithTimeoutCause(ctx, preparedTimeout, errNotLoaded)
+	defer cancel()
+	sb, err := t.arrival.standby.Loaded(loading)
 	if err != nil {
 		return refuse(t.session, codeLoad, err)
 	}
