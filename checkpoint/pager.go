@@ -27,19 +27,25 @@ type Pager struct {
 	socket *os.File
 	memory *os.File
 	trap   *faults.Handler // nil: pages are placed in the file
+	// patience is writePatience, but in tests.
+	patience time.Duration
 	// adopted: another pager was before, and may have placed pages without saying so.
 	adopted bool
+
+	// saying is held while something is written, so that each answer has all of its time.
+	saying sync.Mutex
 
 	mu     sync.Mutex
 	change sync.Cond
 	// mapped are the addresses at which the memory file is mapped, [0] to [1]; zero before
-	// the kernel has said so. Guarded by mu, as is ended.
+	// the kernel has said so. Guarded by mu, as is everything below.
 	mapped [2]uint64
 	ended  bool
+	deaf   error // why this pager gave the kernel up
 }
 
 func newPager(socket, memory *os.File, trap *faults.Handler) *Pager {
-	p := &Pager{socket: socket, memory: memory, trap: trap}
+	p := &Pager{socket: socket, memory: memory, trap: trap, patience: writePatience}
 	p.change.L = &p.mu
 	return p
 }
@@ -47,9 +53,13 @@ func newPager(socket, memory *os.File, trap *faults.Handler) *Pager {
 // ErrAllLoaded says that a kernel has all of its pages.
 var ErrAllLoaded = errors.New("all pages are loaded")
 
+// ErrDeaf says that a kernel did not read what its pager has to say, as while its process is
+// frozen. It has no pager any more; AttachPager gives it the next.
+var ErrDeaf = errors.New("sandbox process does not read what its pager says")
+
 // Next waits until a task waits for pages, and returns these. ErrAllLoaded is the last;
-// io.EOF says that the kernel has ended, or that Close was called. It must be called all
-// the time: other methods may wait for what it hears.
+// io.EOF says that the kernel has ended, or that Close was called, and ErrDeaf is that of
+// Placed. It must be called all the time: other methods may wait for what it hears.
 func (p *Pager) Next() ([]image.Run, error) {
 	for {
 		n, err := receiveNeed(p.socket)
@@ -57,8 +67,7 @@ func (p *Pager) Next() ([]image.Run, error) {
 			err = io.EOF // a kernel that ends with answers unread resets the connection
 		}
 		if err != nil {
-			p.set([2]uint64{}, true)
-			return nil, err
+			return nil, p.end(err)
 		}
 		if n.mapped == [2]uint64{} {
 			return n.runs, nil
@@ -75,6 +84,27 @@ func (p *Pager) set(mapped [2]uint64, ended bool) {
 	}
 	p.ended = p.ended || ended
 	p.change.Broadcast()
+}
+
+// end notes that the kernel says no more, and returns why.
+func (p *Pager) end(err error) error {
+	p.set([2]uint64{}, true)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.deaf != nil {
+		return p.deaf
+	}
+	return err
+}
+
+// Mapped waits until Place needs to wait for nothing that Next hears. The error is io.EOF
+// where that is never.
+func (p *Pager) Mapped() error {
+	if p.trap == nil {
+		return nil
+	}
+	_, err := p.address(0)
+	return err
 }
 
 // address returns where a page is mapped, once the kernel has said so, or io.EOF.
@@ -177,8 +207,8 @@ const writePatience = 10 * time.Second
 // MaxPlacedRuns bounds the runs that Placed takes.
 const MaxPlacedRuns = 4096
 
-// Placed says that pages are in their place. After an error the kernel has no pager any
-// more.
+// Placed says that pages are in their place. It may wait for as long as writePatience. After an
+// error the kernel has no pager any more.
 func (p *Pager) Placed(runs []image.Run) error {
 	b := binary.LittleEndian.AppendUint32(nil, inside.AnswerPlaced)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(runs)))
@@ -186,9 +216,15 @@ func (p *Pager) Placed(runs []image.Run) error {
 		b = binary.LittleEndian.AppendUint64(b, r.First*pages.PageSize)
 		b = binary.LittleEndian.AppendUint64(b, (r.First+r.Count)*pages.PageSize)
 	}
-	p.socket.SetWriteDeadline(time.Now().Add(writePatience))
+	p.saying.Lock()
+	defer p.saying.Unlock()
+	p.socket.SetWriteDeadline(time.Now().Add(p.patience))
 	_, err := p.socket.Write(b)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%w within %v", ErrDeaf, p.patience)
+		p.mu.Lock()
+		p.deaf = err
+		p.mu.Unlock()
 		p.socket.Close() // what was written may be half an answer
 	}
 	return err

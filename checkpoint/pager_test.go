@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/urpc"
@@ -31,6 +32,26 @@ func TestPagerOfAKernelThatEnds(t *testing.T) {
 	theirs.Close()
 	if _, err := p.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("the end of a kernel that has not read an answer is %v, want EOF", err)
+	}
+}
+
+// A kernel that does not read, as while it is frozen, has no pager any more, and is not taken for one that has ended.
+func TestPagerOfAKernelThatDoesNotRead(t *testing.T) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	p := newPager(ours, ours, nil)
+	p.patience = time.Millisecond
+	for err == nil {
+		err = p.Placed(make([]image.Run, MaxPlacedRuns))
+	}
+	if !errors.Is(err, ErrDeaf) {
+		t.Errorf("Placed to a kernel that does not read is %v, want %v", err, ErrDeaf)
+	}
+	if _, err := p.Next(); !errors.Is(err, ErrDeaf) {
+		t.Errorf("Next after that is %v, want %v", err, ErrDeaf)
 	}
 }
 

@@ -351,6 +351,24 @@ func TestMigratePostcopyWhoseTargetAgentIsKilled(t *testing.T) {
 	}
 }
 
+// The target's sandbox process stands still for so long that its agent gives it up, which cannot tell it any more what has come. Once it
+// runs again memory goes on coming, with the same agent and the same command.
+func TestMigratePostcopyOfASandboxThatIsFrozen(t *testing.T) {
+	p, m, before := slowRedis(t)
+	pid, _ := p.b.sandboxPIDs("redis")
+	syscall.Kill(pid, syscall.SIGSTOP)
+	eventually(t, "the agent gives the sandbox process up", func() bool {
+		return strings.Contains(p.b.log.String(), `msg="missing pages"`)
+	})
+	syscall.Kill(pid, syscall.SIGCONT)
+	m.mustEnd()
+	p.a.wantMigrated("redis", p.b)
+	p.b.wantStatus("redis", specs.StateRunning)
+	if diff := cmp.Diff(before, p.b.ask("redis", "digest")); diff != "" {
+		t.Errorf("the keys changed (-before +after):\n%s", diff)
+	}
+}
+
 // KILL ends a sandbox whose memory is still on its way. The source keeps its copy, and an operator decides.
 func TestMigratePostcopyOfASandboxThatIsKilled(t *testing.T) {
 	p, m, before := slowRedis(t)

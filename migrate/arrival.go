@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -29,6 +30,8 @@ type arrival struct {
 	// sb is the sandbox once it is loaded. Guarded by mu, as is everything below.
 	sb      *sandbox.Sandbox
 	started bool // Start was called
+	// trouble is when a fetch failed after which none has brought anything; zero: it has.
+	trouble time.Time
 	gone    bool // Discard was called
 	frames  []network.Frame
 	bytes   int // of frames
@@ -140,6 +143,45 @@ func (a *arrival) fetching() *fetch {
 		return nil
 	}
 	return a.fetch
+}
+
+// triesAgain says whether another fetch is to begin, where one has failed. A reason may have passed that is not in
+// memory itself; one that lasts for stallPatience is left for a source to notice, and the one that comes back after it has
+// another try.
+func (a *arrival) triesAgain(failed *fetch, now time.Time) bool {
+	if !failed.isOver() || failed.err == nil || errors.Is(failed.err, errSumDiffers) {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.trouble.IsZero() || failed.brought() {
+		a.trouble = now
+	}
+	if now.Sub(a.trouble) < stallPatience {
+		return true
+	}
+	a.trouble = time.Time{}
+	return false
+}
+
+func (a *arrival) setTrouble(since time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.trouble = since
+}
+
+// fetchBy makes a fetch the one of a sandbox that runs.
+func (a *arrival) fetchBy(f *fetch) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fetch = f
+	f.begin()
+}
+
+func (a *arrival) sandbox() *sandbox.Sandbox {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sb
 }
 
 // wasStarted says whether Start was called: whatever is left is the sandbox's then. A nil arrival was not.

@@ -18,6 +18,7 @@ import (
 type kernelPager interface {
 	Next() ([]image.Run, error)
 	NextFaults() ([]uint64, error)
+	Mapped() error
 	Place(first, count uint64, data []byte) error
 	Placed(runs []image.Run) error
 	Fill(page uint64) error
@@ -49,8 +50,9 @@ type fetch struct {
 	loaded bool
 	err    error
 
-	roads *roads // the connections; nil while there is none
-	plan  fetchPlan
+	roads  *roads // the connections; nil while there is none
+	hungUp bool   // see hangUp
+	plan   fetchPlan
 }
 
 // What ends a fetch other than its success.
@@ -103,9 +105,7 @@ func (f *fetch) listen() {
 			f.moved.Broadcast()
 			return
 		}
-		if errors.Is(err, io.EOF) {
-			err = errKernelGone
-		}
+		err = goneIfEOF(err)
 		f.finish(err)
 		if errors.Is(err, errKernelGone) {
 			f.pager.Close() // whoever keeps the fetch need not keep that memory
@@ -156,6 +156,13 @@ func (f *fetch) left() uint64 {
 	return max(1, f.missing.Count())
 }
 
+// brought says whether any page has come.
+func (f *fetch) brought() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.came.Empty()
+}
+
 // want takes what a task waits for.
 func (f *fetch) want(runs []image.Run) {
 	f.mu.Lock()
@@ -202,27 +209,47 @@ func (f *fetch) fault(page uint64) error {
 	return nil
 }
 
-// place takes the pages of a frame.
+// place takes the pages of a frame. What waits for the kernel, waits without mu: listen needs
+// that to hear it.
 func (f *fetch) place(records []wire.PageRecord) error {
+	if err := f.pager.Mapped(); err != nil {
+		return goneIfEOF(err) // listen ends the fetch
+	}
+	placed, err := f.takeAll(records)
+	if err != nil {
+		return err
+	}
+	for runs := range slices.Chunk(placed, checkpoint.MaxPlacedRuns) {
+		f.pager.Placed(runs) // what is wrong with the kernel is noticed by listen
+	}
+	return nil
+}
+
+// takeAll places the pages of a frame and returns which.
+func (f *fetch) takeAll(records []wire.PageRecord) (placed []image.Run, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var placed []image.Run
+	defer f.moved.Broadcast()
 	for _, r := range records {
 		if r.Kind == wire.RecordDuplicate {
-			return errors.New("a missing page is sent as a duplicate")
+			return nil, errors.New("a missing page is sent as a duplicate")
 		}
 		more, err := f.take(r.Page, r.End(), r.Data)
 		if err != nil {
 			f.finish(err)
-			return err
+			return nil, err
 		}
 		placed = append(placed, more...)
 	}
-	for runs := range slices.Chunk(placed, checkpoint.MaxPlacedRuns) {
-		f.pager.Placed(runs) // a kernel that is gone is noticed by listen
+	return placed, nil
+}
+
+// goneIfEOF is a pager's error, with the name that a fetch has for io.EOF.
+func goneIfEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errKernelGone
 	}
-	f.moved.Broadcast()
-	return nil
+	return err
 }
 
 // take places pages that have come and returns which; data is nil for zeros. The caller
@@ -266,10 +293,7 @@ func (f *fetch) put(start, end uint64, data []byte) error {
 			}
 		}
 	}
-	if errors.Is(err, io.EOF) {
-		return errKernelGone
-	}
-	return err
+	return goneIfEOF(err)
 }
 
 // note keeps account of pages that have come. The caller holds mu.

@@ -41,6 +41,7 @@ func (f *fetch) attach(conns []net.Conn) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.detach()
+	f.hungUp = f.hungUp || f.isOver() // it has failed before: who serves it is to see that nothing comes
 	f.roads = r
 	go f.ask(r)
 	return nil
@@ -51,6 +52,16 @@ func (f *fetch) lost(conn net.Conn) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.roads != nil && slices.Contains(f.roads.conns, conn) {
+		f.detach()
+	}
+}
+
+// hangUp gives the connections up once, for a fetch that has failed.
+func (f *fetch) hangUp() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.hungUp {
+		f.hungUp = true
 		f.detach()
 	}
 }

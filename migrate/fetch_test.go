@@ -27,7 +27,9 @@ type fakeKernel struct {
 	faults chan uint64
 	loaded chan struct{} // closed: it has everything
 
-	unreachable error // of Placed
+	unreachable error         // of Placed
+	unmapped    chan struct{} // Mapped waits until it is closed; nil: for nothing
+	frozen      chan struct{} // so does Placed
 
 	mu      sync.Mutex
 	placed  *pages.Set // guarded by mu, as is all below: what Placed has named
@@ -66,6 +68,13 @@ func (k *fakeKernel) NextFaults() ([]uint64, error) {
 	}
 }
 
+func (k *fakeKernel) Mapped() error {
+	if k.unmapped != nil {
+		<-k.unmapped
+	}
+	return nil
+}
+
 // Place implements kernelPager. As the real one, it writes nothing for zeros.
 func (k *fakeKernel) Place(first, count uint64, data []byte) error {
 	k.mu.Lock()
@@ -80,6 +89,9 @@ func (k *fakeKernel) Place(first, count uint64, data []byte) error {
 }
 
 func (k *fakeKernel) Placed(runs []image.Run) error {
+	if k.frozen != nil {
+		<-k.frozen
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, r := range runs {
@@ -398,6 +410,32 @@ func TestFetchOfAKernelThatEndsUnanswered(t *testing.T) {
 	<-f.over
 	if !errors.Is(f.err, errKernelGone) {
 		t.Fatal(f.err)
+	}
+}
+
+// What a kernel says is heard while pages wait for it: for where its memory is mapped, which is what it says, and for it to read.
+func TestFetchListensWhileItWaits(t *testing.T) {
+	for name, wait := range map[string]func(*fakeKernel) chan struct{}{
+		"mapping": func(k *fakeKernel) chan struct{} { k.unmapped = make(chan struct{}); return k.unmapped },
+		"reading": func(k *fakeKernel) chan struct{} { k.frozen = make(chan struct{}); return k.frozen },
+	} {
+		k := newFakeKernel(t)
+		over := wait(k)
+		f := newFetch(k, setOfRange(0, 32))
+		askFor(f, 0, 1)
+		placed := make(chan error)
+		go func() { placed <- f.place([]wire.PageRecord{recordOf(0, 1, 7)}) }()
+		for range 2 { // the second is taken when the first has been dealt with
+			select {
+			case k.needs <- []image.Run{{First: 8, Count: 1}}:
+			case <-time.After(time.Minute):
+				t.Fatalf("%s: the kernel is not heard while a page waits", name)
+			}
+		}
+		close(over)
+		if err := <-placed; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

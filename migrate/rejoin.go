@@ -11,6 +11,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/migrate/failpoint"
 	"github.com/sbxmigrate/sbxmigrate/migrate/journal"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
+	"github.com/sbxmigrate/sbxmigrate/sandbox"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
 )
 
@@ -60,11 +61,14 @@ func (t *target) rejoin(ctx context.Context) error {
 // agent before it started.
 func (t *target) find(ctx context.Context, id attempt.ID) error {
 	if t.arrival = t.receiver.keptArrival(id); t.arrival != nil {
+		if err := t.refetch(ctx, id); err != nil {
+			return err
+		}
 		return t.handover.Expect(id, t.arrival)
 	}
 	s := t.receiver.survivorOf(t.id, id)
 	if t.journal.History().Last(id).State == journal.Started && s.Copy() == journal.Running {
-		pager, left, err := attachPatiently(ctx, s)
+		pager, left, err := attachPatiently(ctx, s.sb)
 		if err != nil {
 			return err
 		}
@@ -78,12 +82,36 @@ func (t *target) find(ctx context.Context, id attempt.ID) error {
 	return t.handover.Expect(id, s)
 }
 
+// refetch replaces the fetch of a kept sandbox where that has failed for a reason that may have passed.
+func (t *target) refetch(ctx context.Context, id attempt.ID) error {
+	f := t.arrival.fetching()
+	if f == nil || t.arrival.Copy() != journal.Running || !t.arrival.triesAgain(f, time.Now()) {
+		return nil
+	}
+	f.pager.Close()
+	pager, left, err := attachPatiently(ctx, t.arrival.sandbox())
+	if err != nil {
+		if ctx.Err() != nil {
+			t.arrival.setTrouble(time.Time{}) // it does not answer, as while it is frozen: that may take as long as it likes
+		}
+		return err
+	}
+	if pager == nil { // all of its memory is there
+		t.receiver.dropArrival(id)
+		t.arrival.release()
+		return nil
+	}
+	t.log.Info("sandbox waits for memory, which is fetched anew", "sandbox", t.id, "pages", left.Count(), "failed", f.err)
+	t.arrival.fetchBy(newFetch(pager, left))
+	return nil
+}
+
 // attachPatience is how long a kernel may take to notice that its pager is gone.
 const attachPatience = 2 * time.Second
 
-func attachPatiently(ctx context.Context, s survivor) (*checkpoint.Pager, *pages.Set, error) {
+func attachPatiently(ctx context.Context, sb *sandbox.Sandbox) (*checkpoint.Pager, *pages.Set, error) {
 	for deadline := time.Now().Add(attachPatience); ; {
-		pager, left, err := checkpoint.AttachPager(ctx, s.sb)
+		pager, left, err := checkpoint.AttachPager(ctx, sb)
 		if err == nil || time.Now().After(deadline) || ctx.Err() != nil {
 			return pager, left, err
 		}
@@ -131,15 +159,17 @@ func (t *target) fetched(ctx context.Context, f *fetch, epoch attempt.Epoch) err
 	ctx, id, err := context.WithoutCancel(ctx), t.session.Attempt(), f.err
 	standing := attempt.Complete
 	switch {
-	case errors.Is(err, errKernelGone):
-		if !t.arrival.awaitEnd() {
+	case errors.Is(err, errSumDiffers):
+		return err // it stays incomplete: an operator decides
+	case err != nil:
+		ended := t.arrival.Copy() != journal.Running || errors.Is(err, errKernelGone) && t.arrival.awaitEnd()
+		if !ended {
+			f.hangUp() // the source connects again, and another fetch may begin: see refetch
 			return err
 		}
 		if !t.arrival.endedByItself() {
 			standing = attempt.Lost
 		}
-	case err != nil:
-		return err // it stays incomplete: an operator decides
 	}
 	t.receiver.dropArrival(id)
 	t.arrival.release()

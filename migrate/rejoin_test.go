@@ -9,6 +9,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 )
 
 // The end of a session ends what it fetched over, although neither side has anything to say.
@@ -28,5 +30,58 @@ func TestFetchEndsWithItsSession(t *testing.T) {
 	source.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := io.Copy(io.Discard, source); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("the connection is open")
+	}
+}
+
+// A fetch that failed for a reason that may have passed is followed by another, for as long as a source waits; and the source after that
+// has another try. Memory that differs is for a person.
+func TestArrivalTriesAgain(t *testing.T) {
+	failed := func(err error) *fetch {
+		f := newFetch(newFakeKernel(t), setOfRange(0, 8))
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.finish(err)
+		return f
+	}
+	var a arrival
+	now := time.Now()
+	passing := failed(checkpoint.ErrDeaf)
+	if a.triesAgain(failed(errSumDiffers), now) || a.triesAgain(failed(nil), now) || a.triesAgain(newFetch(newFakeKernel(t), setOfRange(0, 8)), now) {
+		t.Error("another fetch begins where memory differs, is all there, or is being fetched")
+	}
+	for _, c := range []struct {
+		after time.Duration
+		want  bool
+	}{{0, true}, {stallPatience / 2, true}, {stallPatience, false}, {stallPatience + time.Second, true}, {stallPatience * 2, true}} {
+		if got := a.triesAgain(passing, now.Add(c.after)); got != c.want {
+			t.Errorf("%v after the first failure another fetch begins: %v, want %v", c.after, got, c.want)
+		}
+	}
+	passing.came.Add(1)
+	if !a.triesAgain(passing, now.Add(stallPatience*4)) {
+		t.Error("no other fetch begins although the last one has brought something")
+	}
+}
+
+// A fetch that fails gives up the connections that it had, so that its source comes back, and not those that come after: that nothing comes
+// over them is for the source to see.
+func TestFetchHangsUpOnce(t *testing.T) {
+	f := newFetch(newFakeKernel(t), setOfRange(0, 8))
+	attach := func() {
+		_, conn := loopback(t)
+		if err := f.attach([]net.Conn{conn}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attach()
+	f.mu.Lock()
+	f.finish(checkpoint.ErrDeaf)
+	f.mu.Unlock()
+	if f.hangUp(); f.roads != nil {
+		t.Error("the connections were kept")
+	}
+	attach()
+	if f.hangUp(); f.roads == nil {
+		t.Error("the connections that came after the failure were given up")
 	}
 }
