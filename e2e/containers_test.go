@@ -329,6 +329,44 @@ func TestContainersRestored(t *testing.T) {
 	b.wantStatus("third", specs.StateRunning)
 }
 
+// A container is being created from the moment at which its restore begins, and may not be deleted: before the sandbox has a process, too. A hook
+// of the first container looks at that moment. What is left by a command that was killed may.
+func TestContainersBeingRestored(t *testing.T) {
+	h := newHost(t)
+	p := startPod(t, h, "pod")
+	p.start("second", idling)
+	image := h.path("images") + ":pod"
+	h.must("checkpoint", "pod", "--image", image)
+	h.must("delete", "pod")
+	h.must("delete", "second")
+	hook := "( " + binary + " --root " + h.state + " state second; " + binary + " --root " + h.state + " delete second; echo code $? ) >" + h.path("hook.log") + " 2>&1"
+	restore := func(script string) result {
+		first := p.bundles["pod"]
+		edit := first.Edit
+		first.Edit = func(spec *specs.Spec) {
+			edit(spec)
+			spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}}}}
+		}
+		return h.launch("pod", "restore", "--image", image, "--bundle", h.bundle("hooked", first),
+			"--bundle", "second="+h.bundle("second", p.bundles["second"]), "--detach", "pod")
+	}
+	if r := restore(hook); r.code != 0 {
+		t.Fatalf("restore: %v; the hook saw %s", r, readFile(t, h.path("hook.log")))
+	}
+	if saw := readFile(t, h.path("hook.log")); !strings.Contains(saw, `"creating"`) || strings.Contains(saw, "code 0") {
+		t.Errorf("the hook saw %s", saw)
+	}
+	h.wantStatus("second", specs.StateRunning)
+	h.must("delete", "--force", "pod")
+	h.must("delete", "second")
+
+	if r := restore("kill -9 $PPID"); r.code == 0 {
+		t.Fatal("the command outlived KILL")
+	}
+	h.wantStatus("second", specs.StateStopped)
+	h.must("delete", "second")
+}
+
 // checkPlans checks what plan says about several containers at once: all mistakes, each with its container.
 func (p *pod) checkPlans(h *host, image, podDir, redis, client string) {
 	h.t.Helper()

@@ -136,6 +136,9 @@ func (r *Receiver) needsRecovery(h *journal.History, id string) bool {
 	return last.State == journal.Departed || string(sb.Status(context.Background())) == statusPaused
 }
 
+// statusCreating is the status of a container that is not ready yet.
+const statusCreating = "creating"
+
 // statusPaused is the status of a sandbox whose tasks stand still.
 const statusPaused = "paused"
 
@@ -181,6 +184,7 @@ func (r *Receiver) sweep(ctx context.Context) {
 		case !r.neverStarted(sb):
 		case sb.Sandbox.Alive():
 			go r.sweepOnceEnded(ctx, sb)
+		case sb.Status(ctx) == statusCreating: // it is arriving just now
 		default:
 			r.removeRemains(ctx, sb)
 		}

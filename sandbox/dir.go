@@ -60,6 +60,8 @@ type Record struct {
 	// Creating says that the sandbox is not ready yet: the command that creates
 	// it is at work, or was ended before it could clean up.
 	Creating bool `json:"creating,omitempty"`
+	// Maker is the process that restores a further container, from before its sandbox process exists.
+	Maker Process `json:"maker,omitzero"`
 
 	// Sandbox is the sandbox process, that of all of its containers.
 	Sandbox Process `json:"sandbox"`

@@ -29,6 +29,9 @@ const StatePaused specs.ContainerState = "paused"
 // Status says where the sandbox is in its life. A sandbox process that lives
 // but does not answer is running as far as anyone can tell.
 func (s *Sandbox) Status(ctx context.Context) specs.ContainerState {
+	if s.beingRestored() {
+		return specs.StateCreating
+	}
 	if !s.Sandbox.Alive() {
 		return specs.StateStopped
 	}
@@ -48,6 +51,11 @@ func (s *Sandbox) Status(ctx context.Context) specs.ContainerState {
 	default:
 		return specs.StateRunning
 	}
+}
+
+// beingRestored says whether this is a container of a sandbox that somebody is restoring and that has no process yet.
+func (s *Sandbox) beingRestored() bool {
+	return s.Creating && s.Sandbox == Process{} && s.Maker.Alive()
 }
 
 // State returns the sandbox's state as the runtime specification puts it.

@@ -66,6 +66,9 @@ func (c *creation) openRestored(ctx context.Context, f *FurtherRestore) error {
 	if s.StandIn, err = identify(f.StandIn); err != nil {
 		return fmt.Errorf("process that stands for it: %w", err)
 	}
+	if s.Maker, err = identify(os.Getpid()); err != nil {
+		return err
+	}
 	if err := writeFile(filepath.Join(dir, specName), spec); err != nil {
 		return err
 	}
