@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -167,17 +168,38 @@ func (s *Sandbox) Dir() string { return s.dir }
 // LogPath returns the path of the log of the sandbox's processes.
 func (s *Sandbox) LogPath() string { return filepath.Join(s.processDir(), logName) }
 
-// lock keeps other commands from changing the sandbox until unlock is called.
-func (s *Sandbox) lock() (unlock func(), err error) {
+// lock keeps other commands from changing the sandbox until unlock is called. Who has it may be running hooks: ctx ends the
+// wait.
+func (s *Sandbox) lock(ctx context.Context) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(s.dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock sandbox %q: %w", s.ID, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+	locked := make(chan error, 1)
+	go func() { locked <- flock(f) }()
+	select {
+	case err = <-locked:
+	case <-ctx.Done():
+		go func() {
+			<-locked
+			f.Close()
+		}()
+		return nil, fmt.Errorf("wait for the lock of sandbox %q: %w", s.ID, context.Cause(ctx))
+	}
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock sandbox %q: %w", s.ID, err)
 	}
 	return func() { f.Close() }, nil
+}
+
+// flock waits for a file's lock.
+func flock(f *os.File) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // save publishes the record.

@@ -110,7 +110,7 @@ func (c *creation) join(ctx context.Context, root Root) error {
 		return errors.New("a further container needs a process that stands for it on the host")
 	}
 	// Names are picked, and shared mounts compared, one after the other.
-	unlock, err := in.lock()
+	unlock, err := in.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -243,7 +243,7 @@ func (s *Sandbox) deleteFurther(ctx context.Context, force bool) error {
 			return fmt.Errorf("end container %q of sandbox %q: %w", s.ID, s.SandboxID, err)
 		}
 	}
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}

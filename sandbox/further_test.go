@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -243,4 +245,24 @@ func TestContainersOfASandbox(t *testing.T) {
 	if _, err := os.Stat(web.dir); err == nil {
 		t.Errorf("%s is left", web.dir)
 	}
+}
+
+// Whoever waits for a sandbox that another command is changing can be interrupted, and then stands in nobody's way.
+func TestLockEndsWithItsContext(t *testing.T) {
+	s := &Sandbox{dir: t.TempDir()}
+	unlock, err := s.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.lock(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatalf("a wait that was interrupted ends with %v", err)
+	}
+	unlock()
+	unlock, err = s.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
 }

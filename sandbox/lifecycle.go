@@ -63,7 +63,7 @@ func (s *Sandbox) State(ctx context.Context) *specs.State { return s.ociState(s.
 
 // Start lets a created container run.
 func (s *Sandbox) Start(ctx context.Context) error {
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (s *Sandbox) Delete(ctx context.Context, force bool) error {
 	if err := s.end(ctx, force); err != nil {
 		return err
 	}
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 )
@@ -14,7 +15,7 @@ const MigratedAnnotation = "org.sbxmigrate.migrated-to"
 // address that went with it: the host's own addresses are not given back, and
 // poststop hooks do not run.
 func (s *Sandbox) MarkMigrated(to string) error {
-	unlock, err := s.lock()
+	unlock, err := s.lock(context.Background()) // a move that is over is noted whoever has gone
 	if err != nil {
 		return err
 	}
