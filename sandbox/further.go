@@ -156,7 +156,7 @@ func (c *creation) createFurther(ctx context.Context) (*Sandbox, error) {
 	defer exit.Close()
 	c.files.Stdio, c.files.Preserved = c.opts.Stdio, c.opts.Preserved
 	defer closeFiles(c.files) // the call gives copies
-	pids, err := c.pidNamespaceOf()
+	pids, err := c.pidNamespaceOf(ctx)
 	if err != nil {
 		return nil, err
 	}

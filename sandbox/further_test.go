@@ -151,6 +151,18 @@ func TestPIDNamespaceOf(t *testing.T) {
 	if err := writeFile(filepath.Join(sibling.dir, specName), namespaces("pid=/run/pids")); err != nil {
 		t.Fatal(err)
 	}
+	self, err := identify(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := &Sandbox{dir: t.TempDir(), Record: Record{ID: "web2", SandboxID: "pod", Name: "web2", StandIn: Process{PID: 21}, Sandbox: self}}
+	if err := writeFile(filepath.Join(live.dir, specName), namespaces("pid=/run/pids-too")); err != nil {
+		t.Fatal(err)
+	}
+	before := &Sandbox{dir: t.TempDir(), Record: Record{ID: "old", SandboxID: "pod", Name: "old", StandIn: Process{PID: 22}}}
+	if err := writeFile(filepath.Join(before.dir, specName), namespaces("pid=/proc/21/ns/pid")); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		spec  *specs.Spec
 		want  string
@@ -162,13 +174,15 @@ func TestPIDNamespaceOf(t *testing.T) {
 		{namespaces("pid=/proc/10/ns/pid"), "root", false},
 		{namespaces("pid=/proc/20/ns/pid"), "web", false},
 		{namespaces("pid=/run/pids"), "web", false},
+		{namespaces("pid=/run/pids-too"), "web2", false},
+		{namespaces("pid=/proc/21/ns/pid"), "web2", false}, // and not old, which has ended
 		{namespaces("pid=/proc/30/ns/pid"), "", true},
 	} {
 		creation := &creation{
-			opts: CreateOptions{Bundle: &Bundle{Spec: c.spec}}, siblings: []*Sandbox{sibling},
+			opts: CreateOptions{Bundle: &Bundle{Spec: c.spec}}, siblings: []*Sandbox{before, sibling, live},
 			in: &Sandbox{Record: Record{ID: "pod", Sandbox: Process{PID: 10}}},
 		}
-		got, err := creation.pidNamespaceOf()
+		got, err := creation.pidNamespaceOf(t.Context())
 		if err != nil || got != c.want || (len(creation.warnings) > 0) != c.warns {
 			t.Errorf("%+v: %q, %v, warnings %q; want %q", c.spec.Linux, got, err, creation.warnings, c.want)
 		}

@@ -168,7 +168,7 @@ func isNamespaceOf(ns specs.LinuxNamespace, in *Sandbox, inSpec *specs.Spec) boo
 // shares, or "" for one of its own. Without one in its specification it is the
 // sandbox's. A path is that of the process that stands for another container, or one
 // that another has in its specification too.
-func (c *creation) pidNamespaceOf() (string, error) {
+func (c *creation) pidNamespaceOf(ctx context.Context) (string, error) {
 	path, found := pidNamespacePath(c.opts.Bundle.Spec)
 	switch {
 	case !found:
@@ -178,14 +178,22 @@ func (c *creation) pidNamespaceOf() (string, error) {
 	case path == pidPath(c.in):
 		return boot.RootContainer, nil
 	}
+	var stopped *Sandbox // whoever joins that is told why it cannot
 	for _, s := range c.siblings {
 		spec, err := s.Spec()
 		if err != nil {
 			return "", err
 		}
-		if its, _ := pidNamespacePath(spec); path == pidPath(s) || path == its {
+		if its, _ := pidNamespacePath(spec); path != pidPath(s) && path != its {
+			continue
+		}
+		if status := s.Status(ctx); status == specs.StateRunning || status == StatePaused {
 			return s.Name, nil
 		}
+		stopped = s
+	}
+	if stopped != nil {
+		return stopped.Name, nil
 	}
 	c.warnings = append(c.warnings, fmt.Sprintf(namespaceWarning+"pid namespace %s is not joined: no container of the sandbox has it", path))
 	return "", nil
