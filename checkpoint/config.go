@@ -18,12 +18,14 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
 )
 
-// streams is what an image says about the host streams of a saved kernel.
+// streams is what an image says about the host streams of a saved kernel, and whose they are.
 type streams struct {
 	Sessions []boot.Session      `json:"sessions"`
 	Terminal *boot.TerminalState `json:"terminal,omitempty"`
 	// Terminals are those of further containers, by name.
 	Terminals map[string]*boot.TerminalState `json:"terminals,omitempty"`
+	// Firsts are the PIDs of the first processes of further containers, by name, in the sandbox's own PID namespace.
+	Firsts map[string]int32 `json:"firsts,omitempty"`
 }
 
 // config describes the sandbox being saved.
@@ -71,7 +73,7 @@ func Describe(sb *sandbox.Sandbox, survey *inside.Survey, memoryBytes uint64) (i
 		{&c.Environment, environment},
 		{&c.Network, survey.Network},
 		{&c.Processes, survey.Processes},
-		{&c.Streams, streams{survey.Sessions, survey.Terminal, terminals(survey)}},
+		{&c.Streams, streams{survey.Sessions, survey.Terminal, terminals(survey), firsts(survey)}},
 	} {
 		if *part.into, err = json.Marshal(part.value); err != nil {
 			return image.Config{}, err
@@ -112,7 +114,7 @@ func readSaved(c *image.Config) (*saved, error) {
 		}
 	}
 	var err error
-	if s.further, err = readFurther(c.Containers[1:], s.streams.Terminals); err != nil {
+	if s.further, err = readFurther(c.Containers[1:], &s.streams); err != nil {
 		return nil, err
 	}
 	// They are for people, and a hint for us: an image without them is as good.

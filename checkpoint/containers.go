@@ -65,20 +65,33 @@ func terminals(survey *inside.Survey) map[string]*boot.TerminalState {
 	return all
 }
 
+// firsts returns the PIDs of the first processes of further containers, by name.
+func firsts(survey *inside.Survey) map[string]int32 {
+	var all map[string]int32
+	for _, state := range survey.Containers {
+		if all == nil {
+			all = make(map[string]int32)
+		}
+		all[state.Name] = state.PID
+	}
+	return all
+}
+
 // savedContainer is one that an image has besides the first.
 type savedContainer struct {
 	name, id string
 	spec     specs.Spec
 	mounts   mounts.List
 	terminal *boot.TerminalState
+	pid      int32 // of its first process, 0: not known
 }
 
 // readFurther takes the containers besides the first apart.
-func readFurther(containers []image.Container, terminals map[string]*boot.TerminalState) ([]savedContainer, error) {
+func readFurther(containers []image.Container, streams *streams) ([]savedContainer, error) {
 	var all []savedContainer
 	seen := map[string]bool{boot.RootContainer: true}
 	for _, c := range containers {
-		s := savedContainer{name: c.Name, id: c.ID, terminal: terminals[c.Name]}
+		s := savedContainer{name: c.Name, id: c.ID, terminal: streams.Terminals[c.Name], pid: streams.Firsts[c.Name]}
 		if c.Name == "" || seen[c.Name] {
 			return nil, fmt.Errorf("image config: container name %q is empty or there twice", c.Name)
 		}
@@ -139,7 +152,7 @@ func (p *Plan) furtherRestore(opts map[string]FurtherOptions) []sandbox.FurtherR
 	for i, c := range p.saved.further {
 		o := opts[c.name]
 		all = append(all, sandbox.FurtherRestore{
-			ID: o.ID, Name: c.name, Bundle: p.furtherBundles[c.name], Mounts: p.furtherLists[i], Terminal: c.terminal,
+			ID: o.ID, Name: c.name, Bundle: p.furtherBundles[c.name], Mounts: p.furtherLists[i], Terminal: c.terminal, PID: c.pid,
 			Stdio: o.Stdio, StandIn: o.StandIn, PIDFile: o.PIDFile, Output: o.Output,
 		})
 	}

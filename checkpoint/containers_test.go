@@ -14,8 +14,8 @@ import (
 func TestReadFurther(t *testing.T) {
 	good := image.Container{Name: "web", ID: "1", Spec: json.RawMessage(`{"process":{"terminal":true}}`), Mounts: json.RawMessage(`{"mounts":[],"tmp":""}`)}
 	terminal := &boot.TerminalState{}
-	all, err := readFurther([]image.Container{good}, map[string]*boot.TerminalState{"web": terminal})
-	if err != nil || len(all) != 1 || all[0].name != "web" || all[0].id != "1" || all[0].terminal != terminal {
+	all, err := readFurther([]image.Container{good}, &streams{Terminals: map[string]*boot.TerminalState{"web": terminal}, Firsts: map[string]int32{"web": 7}})
+	if err != nil || len(all) != 1 || all[0].name != "web" || all[0].id != "1" || all[0].terminal != terminal || all[0].pid != 7 {
 		t.Fatalf("%+v, %v", all, err)
 	}
 	for name, edit := range map[string]func(*image.Container){
@@ -27,11 +27,11 @@ func TestReadFurther(t *testing.T) {
 	} {
 		c := good
 		edit(&c)
-		if _, err := readFurther([]image.Container{c}, nil); err == nil {
+		if _, err := readFurther([]image.Container{c}, &streams{}); err == nil {
 			t.Errorf("%s: is read", name)
 		}
 	}
-	if _, err := readFurther([]image.Container{good, good}, nil); err == nil {
+	if _, err := readFurther([]image.Container{good, good}, &streams{}); err == nil {
 		t.Error("two of one name are read")
 	}
 }

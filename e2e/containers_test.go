@@ -132,6 +132,9 @@ func TestContainers(t *testing.T) {
 		t.Errorf("the killed one has status %s, want 137", got)
 	}
 	h.exec("web", "/bin/true")
+	// One that has ended, and was there too, does not stand in the way.
+	p.start("sees-web-too", idling, pidNamespace(fmt.Sprintf("/proc/%d/ns/pid", h.sandboxState("web").Pid)))
+	h.must("delete", "--force", "sees-web-too")
 
 	// A signal, an exit status, and a process on the host that has it too.
 	p.start("job", "trap 'echo over; exit 7' TERM; echo up; while :; do sleep 0.05; done")
@@ -365,6 +368,36 @@ func TestContainersBeingRestored(t *testing.T) {
 	}
 	h.wantStatus("second", specs.StateStopped)
 	h.must("delete", "second")
+}
+
+// orphaning is a first process that makes others which, as itself, have no parent inside. It ends with 7 when it is told to.
+const orphaning = `
+import ctypes, os, signal, sys, time
+CLONE_PARENT, SYS_clone = 0x8000, 56
+for _ in range(10):
+    if ctypes.CDLL(None).syscall(SYS_clone, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+        os.execv("/bin/sleep", ["sleep", "1000000"])
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+print("up", flush=True)
+while True:
+    time.sleep(1)
+`
+
+// A restored container has the first process that it had, also beside others that look like one.
+func TestContainersRestoredWithTheirFirstProcess(t *testing.T) {
+	h := newHost(t)
+	p := startPod(t, h, "pod")
+	h.run("second", p.add("second", guest.Bundle{Root: "/", Args: []string{guest.Python, "-c", orphaning}}, pidNamespace("")))
+	eventually(t, "it is up", func() bool { return strings.Contains(readFile(t, h.path("second.log")), "up") })
+	image := h.path("images") + ":pod"
+	h.must("checkpoint", "pod", "--image", image)
+	h.must("delete", "pod")
+	h.must("delete", "second")
+	h.mustLaunch("pod", "restore", "--image", image, "--bundle", h.bundle("pod", p.bundles["pod"]), "--bundle", "second="+h.bundle("second", p.bundles["second"]), "--detach", "pod")
+	h.must("kill", "second", "TERM")
+	if r := h.try("wait", "second"); r.code != 7 {
+		t.Errorf("the first process of the restored container did not get the signal: %v", r)
+	}
 }
 
 // checkPlans checks what plan says about several containers at once: all mistakes, each with its container.

@@ -64,7 +64,7 @@ func unknownContainers(asked, known map[string]string) error {
 
 // sameContainers says whether the saved kernel has the containers of the plan.
 func sameContainers(planned, saved []boot.ContainerState) bool {
-	return slices.EqualFunc(planned, saved, func(a, b boot.ContainerState) bool { return a.Name == b.Name })
+	return slices.EqualFunc(planned, saved, func(a, b boot.ContainerState) bool { return a.Name == b.Name && a.PID == b.PID })
 }
 
 // loadFurther reads the bundles of the containers besides the first, and finds what

@@ -26,6 +26,7 @@ func TestSameContainers(t *testing.T) {
 		{names("a"), names("a", "b"), false},
 		{names("a", "b"), names("a"), false},
 		{names("a"), names("b"), false},
+		{[]boot.ContainerState{{Name: "a", PID: 7}}, []boot.ContainerState{{Name: "a", PID: 8}}, false},
 	} {
 		if got := sameContainers(c.planned, c.saved); got != c.same {
 			t.Errorf("%v and %v: %v", c.planned, c.saved, got)

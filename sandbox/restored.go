@@ -20,6 +20,8 @@ type FurtherRestore struct {
 	Mounts *mounts.List // the saved mounts, with their sources on this host
 	// Terminal is the saved state of its terminal, nil if it has none.
 	Terminal *boot.TerminalState
+	// PID is its first process in the saved kernel, 0 where the image does not say.
+	PID int32
 	// Stdio are its standard streams, or the slave end of its terminal. Create takes
 	// ownership.
 	Stdio   []*os.File
@@ -89,7 +91,7 @@ func (c *creation) openRestored(ctx context.Context, f *FurtherRestore) error {
 func (c *creation) furtherConfig() []boot.FurtherContainer {
 	var all []boot.FurtherContainer
 	for _, f := range c.restored {
-		all = append(all, boot.FurtherContainer{Name: f.Name, Mounts: f.Mounts, HasTerminal: f.container.Terminal, Terminal: f.FurtherRestore.Terminal})
+		all = append(all, boot.FurtherContainer{Name: f.Name, PID: f.PID, Mounts: f.Mounts, HasTerminal: f.container.Terminal, Terminal: f.FurtherRestore.Terminal})
 	}
 	return all
 }

@@ -203,6 +203,8 @@ func (c *container) serve(fds []int) error {
 // not ended.
 type ContainerState struct {
 	Name string `json:"name"`
+	// PID is its first process in the sandbox's own PID namespace; 0: not known.
+	PID int32 `json:"pid,omitempty"`
 	// Unstarted says that its first process has not run yet.
 	Unstarted bool           `json:"unstarted,omitempty"`
 	Terminal  *TerminalState `json:"terminal,omitempty"`
@@ -213,16 +215,24 @@ func (s *Sandbox) Containers() []ContainerState {
 	var states []ContainerState
 	for _, c := range s.furtherContainers() {
 		if s.remembers(c) {
-			states = append(states, ContainerState{Name: c.name, Unstarted: !c.started.Load(), Terminal: c.terminal()})
+			states = append(states, ContainerState{Name: c.name, PID: s.rootPID(c), Unstarted: !c.started.Load(), Terminal: c.terminal()})
 		}
 	}
 	return states
 }
 
+// rootPID is the PID of a container's first process in the sandbox's own PID namespace, 0 for none.
+func (s *Sandbox) rootPID(c *container) int32 {
+	if c.process == nil {
+		return 0
+	}
+	return int32(s.kernel.RootPIDNamespace().IDOfThreadGroup(c.process))
+}
+
 // remembers says whether the kernel knows of a container's first process. One that it has forgotten is not saved with it either; one
 // without a process is only being loaded.
 func (s *Sandbox) remembers(c *container) bool {
-	return c.process == nil || s.kernel.RootPIDNamespace().IDOfThreadGroup(c.process) != 0
+	return c.process == nil || s.rootPID(c) != 0
 }
 
 // watchAll arranges for the ends of all containers of a sandbox that has just
