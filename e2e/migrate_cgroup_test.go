@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -124,6 +125,65 @@ func TestMigrateChargesTheSandbox(t *testing.T) {
 	wantCharged("restore", path)
 	to.must("delete", "--force", "web")
 	left, _ := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/sbxmigrate-e2e-%d-*", os.Getpid()))
+	if len(left) > 0 {
+		t.Errorf("cgroups are left: %v", left)
+	}
+}
+
+// processesOf lists who is in a cgroup.
+func processesOf(path string) []string {
+	for _, root := range []string{"/sys/fs/cgroup/pids", "/sys/fs/cgroup"} {
+		if data, err := os.ReadFile(filepath.Join(root, path, "cgroup.procs")); err == nil {
+			return strings.Fields(string(data))
+		}
+	}
+	return nil
+}
+
+// A further container has the cgroup that its bundle names, with its gofer and the process that stands for it, whether it was created,
+// came by a migration or was restored; and takes it along when it is deleted.
+func TestContainersHaveTheirCgroups(t *testing.T) {
+	p := newPair(t)
+	c := startPod(t, p.a.host, "pod")
+	named := func(name string) (string, func(*specs.Spec)) {
+		path := fmt.Sprintf("/sbxmigrate-e2e-%d-further-%s", os.Getpid(), name)
+		return path, func(s *specs.Spec) { s.Linux.CgroupsPath = path }
+	}
+	bundles := func(h *peerHost, how string) (path string, flags []string) {
+		path, edit := named(how)
+		second := c.bundles["second"]
+		before := second.Edit
+		second.Edit = func(s *specs.Spec) { before(s); edit(s) }
+		return path, []string{"--bundle", h.bundle("pod-"+how, c.bundles["pod"]), "--bundle", "second=" + h.bundle("second-"+how, second)}
+	}
+	check := func(h *peerHost, path string) {
+		t.Helper()
+		_, gofer := h.sandboxPIDs("second")
+		want := []string{strconv.Itoa(gofer), strconv.Itoa(h.sandboxState("second").Pid)}
+		eventually(t, fmt.Sprintf("%v are in %s", want, path), func() bool {
+			there := processesOf(path)
+			return slices.Contains(there, want[0]) && slices.Contains(there, want[1])
+		})
+	}
+	path, edit := named("created")
+	c.start("second", idling, edit)
+	check(p.a, path)
+
+	path, flags := bundles(p.b, "migrated")
+	p.a.mustMigrate("pod", p.b, flags...)
+	check(p.b, path)
+	p.a.must("delete", "second")
+	p.a.must("delete", "pod")
+
+	image := p.b.path("images") + ":pod"
+	p.b.must("checkpoint", "pod", "--image", image)
+	p.b.must("delete", "second")
+	p.b.must("delete", "pod")
+	path, flags = bundles(p.b, "restored")
+	p.b.mustLaunch("pod", append(append([]string{"restore", "--image", image, "--detach"}, flags...), "pod")...)
+	check(p.b, path)
+	p.b.must("delete", "--force", "second")
+	left, _ := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/sbxmigrate-e2e-%d-further-*", os.Getpid()))
 	if len(left) > 0 {
 		t.Errorf("cgroups are left: %v", left)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sbxmigrate/sbxmigrate/mounts"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/boot"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/gofer"
 )
 
 // What a further container shares with the others of its sandbox, and what its
@@ -84,34 +85,39 @@ func (c *creation) startFurtherGofer(ctx context.Context) error {
 	if err := c.startGofer(ctx); err != nil {
 		return err
 	}
-	linux := c.opts.Bundle.Spec.Linux
-	if linux == nil || linux.CgroupsPath == "" {
-		return nil
-	}
-	if err := c.makeFurtherCgroup(linux.CgroupsPath); err != nil {
-		c.warnings = append(c.warnings, fmt.Sprintf("linux.cgroupsPath %q is not made: %v", linux.CgroupsPath, err))
-	}
+	c.makeFurtherCgroup(&c.record, c.gofer, c.opts.Bundle.Spec.Linux)
 	return nil
 }
 
-// makeFurtherCgroup makes the container's cgroup, without limits.
-func (c *creation) makeFurtherCgroup(path string) error {
-	group, err := openCgroup(path, c.opts.ID)
+// makeFurtherCgroup makes the cgroup that a further container's specification names. Where the host does not let us, it has none, and
+// a warning says so.
+func (c *creation) makeFurtherCgroup(record *Record, g *gofer.Process, linux *specs.Linux) {
+	if linux == nil || linux.CgroupsPath == "" {
+		return
+	}
+	if err := c.makeCgroupOf(record, g, linux.CgroupsPath); err != nil {
+		c.warnings = append(c.warnings, fmt.Sprintf("linux.cgroupsPath %q is not made: %v", linux.CgroupsPath, err))
+	}
+}
+
+// makeCgroupOf makes a further container's cgroup, without limits.
+func (c *creation) makeCgroupOf(record *Record, g *gofer.Process, path string) error {
+	group, err := openCgroup(path, record.ID)
 	if err != nil {
 		return err
 	}
 	if err := group.Install(nil); err != nil {
 		return err
 	}
-	if err := placeInCgroup(group, c.gofer.PID); err != nil {
+	if err := placeInCgroup(group, g.PID); err != nil {
 		group.Uninstall()
 		return err
 	}
 	c.undoer(func() {
-		c.gofer.Kill() // it is in there
+		g.Kill() // it is in there
 		group.Uninstall()
 	})
-	c.record.CgroupPath, c.record.Cgroup = path, &cgroup.CgroupJSON{Cgroup: group}
+	record.CgroupPath, record.Cgroup = path, &cgroup.CgroupJSON{Cgroup: group}
 	return nil
 }
 

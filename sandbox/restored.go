@@ -106,11 +106,12 @@ func (s *Sandbox) GofersAlive() bool {
 	return alive
 }
 
-// saveFurther publishes their records, as of containers that are being made, and
-// runs their hooks.
+// saveFurther makes their cgroups, after that of the first, which may be above them; publishes their records, as of containers
+// that are being made; and runs their hooks.
 func (c *creation) saveFurther(ctx context.Context) error {
 	for _, f := range c.restored {
 		f.container.Sandbox = c.record.Sandbox
+		c.makeFurtherCgroup(&f.container.Record, f.gofer, f.Bundle.Spec.Linux)
 		if err := errors.Join(f.container.save(), f.container.runHooks(ctx, hookCreateRuntime)); err != nil {
 			return err
 		}
