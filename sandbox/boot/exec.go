@@ -71,6 +71,7 @@ func (s *Sandbox) execIn(args *kernel.CreateProcessArgs, in *control.ExecArgs, s
 		return 0, fmt.Errorf("find %q in the container: %w", args.Argv[0], err)
 	}
 	session := s.newSession()
+	s.streams.forget(in.Files)
 	// The call closes its own files when it returns; the streams own copies.
 	files, err := copyFiles(in.Files)
 	if err != nil {

@@ -50,6 +50,7 @@ func (s *Sandbox) createContainer(in *control.CreateArgs) (err error) {
 	if phase := s.Phase(); phase != PhaseRunning {
 		return fmt.Errorf("cannot create container: sandbox is %s, want %s", phase, PhaseRunning)
 	}
+	s.streams.forget(in.Files)
 	if err := s.checkName(in.Name); err != nil {
 		return err
 	}

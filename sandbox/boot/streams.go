@@ -216,7 +216,7 @@ func release(f *os.File) (int, error) {
 
 // heldStream is a descriptor that the kernel was given. The kernel closes it
 // with the last reference to the file inside; the number may then come back as
-// another file.
+// another file, or as the same one again where that is a device: see forget.
 type heldStream struct {
 	n        int // as seen by the process that was given it
 	fd       int
@@ -246,11 +246,28 @@ func (s *streams) hold(session string, n, fd int) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.forgetNumber(fd)
 	if s.held == nil {
 		s.held = make(map[string][]heldStream)
 	}
 	s.held[session] = append(s.held[session], h)
 	return nil
+}
+
+// forget notes that the kernel has closed what had the numbers of files that have just come: two of the null device look the same.
+func (s *streams) forget(files []*os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range files {
+		s.forgetNumber(int(f.Fd()))
+	}
+}
+
+// forgetNumber is forget of one number. The caller holds mu.
+func (s *streams) forgetNumber(fd int) {
+	for name, held := range s.held {
+		s.held[name] = slices.DeleteFunc(held, func(h heldStream) bool { return h.fd == fd })
+	}
 }
 
 // sessions returns the streams that the kernel still has, by session, and

@@ -162,3 +162,46 @@ func TestSessionsForgetsWhatTheKernelClosed(t *testing.T) {
 		t.Errorf("the last exec is %d, want 11", n)
 	}
 }
+
+// The null device looks the same whoever has it: what gets the number of a closed one, from a call or for another session, is not taken for that.
+func TestSessionsTellNullDevicesApart(t *testing.T) {
+	null := func() *os.File {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	for name, come := range map[string]func(*streams, *os.File){
+		"in a call": func(s *streams, f *os.File) { s.forget([]*os.File{f}) },
+		"for another session": func(s *streams, f *os.File) {
+			if err := s.hold(execSession(2), 1, int(f.Fd())); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		var s streams
+		first := null()
+		number := int(first.Fd())
+		if err := s.hold(execSession(1), 0, number); err != nil {
+			t.Fatal(err)
+		}
+		if len(s.sessions(nil)) != 1 {
+			t.Errorf("%s: a null device that is open is not held", name)
+		}
+		other := null()
+		first.Close()
+		if err := unix.Dup3(int(other.Fd()), number, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		again := os.NewFile(uintptr(number), "again")
+		come(&s, again)
+		for _, session := range s.sessions(nil) {
+			if session.Name == execSession(1) {
+				t.Errorf("%s: the null device that was closed is held", name)
+			}
+		}
+		again.Close()
+		other.Close()
+	}
+}
