@@ -128,32 +128,46 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, opts Standby
 
 // waitReady returns when the memory file may be written to.
 func (s *Standby) waitReady() error {
+	var trap *faults.Handler
 	ready := make(chan error, 1)
 	go func() {
-		given, err := receiveReady(s.standby)
-		for i, f := range given {
-			if i == 0 && err == nil {
-				s.trap, err = faults.NewHandler(f)
-			}
-			f.Close()
-		}
+		var err error
+		trap, err = receiveTrap(s.standby)
 		ready <- err
 	}()
 	select {
 	case err := <-ready:
 		if err == nil {
+			s.trap = trap
 			return nil
 		}
 		if !errors.Is(err, io.EOF) {
 			return fmt.Errorf("%w: %w", ErrSandbox, err)
 		}
 	case <-s.created:
+		go func() { // what still comes is nobody's
+			if <-ready == nil && trap != nil {
+				trap.Close()
+			}
+		}()
 	}
 	<-s.created
 	if s.err == nil {
 		s.err = fmt.Errorf("%w: standby did not say that it is ready", ErrSandbox)
 	}
 	return s.err
+}
+
+// receiveTrap waits until a standby is ready, and returns its trap, nil for none.
+func receiveTrap(socket *os.File) (trap *faults.Handler, err error) {
+	given, err := receiveReady(socket)
+	for i, f := range given {
+		if i == 0 && err == nil {
+			trap, err = faults.NewHandler(f)
+		}
+		f.Close()
+	}
+	return trap, err
 }
 
 // receiveReady reads the one byte with which a standby says that it is ready, and the

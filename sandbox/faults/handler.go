@@ -41,8 +41,11 @@ func NewHandler(given *os.File) (*Handler, error) {
 		return nil, err
 	}
 	h := &Handler{file: os.NewFile(uintptr(fd), "userfaultfd")}
-	h.conn, err = h.file.SyscallConn()
-	return h, err
+	if h.conn, err = h.file.SyscallConn(); err != nil {
+		h.file.Close()
+		return nil, err
+	}
+	return h, nil
 }
 
 const (
