@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -238,6 +239,10 @@ func TestUnpackRefuses(t *testing.T) {
 		"block device":       {{Typeflag: tar.TypeBlock, Name: "disk"}},
 		"config is replaced": {{Typeflag: tar.TypeReg, Name: ConfigName}},
 		"too large":          {{Typeflag: tar.TypeReg, Name: "large", Size: 2 << 20}},
+		"owner -1":           {{Typeflag: tar.TypeReg, Name: "f", Uid: math.MaxUint32, Format: tar.FormatPAX}},
+		"group -1":           {{Typeflag: tar.TypeDir, Name: "d/", Gid: math.MaxUint32, Format: tar.FormatPAX}},
+		"owner beyond":       {{Typeflag: tar.TypeReg, Name: "f", Uid: 1 << 32, Format: tar.FormatPAX}},
+		"large attributes":   {attributed("f", maxXattrBytes)},
 	} {
 		if err := Unpack(bytes.NewReader(archive(headers...)), t.TempDir(), Size{Entries: 100, Bytes: 1 << 20}); err == nil {
 			t.Errorf("%s is taken", name)
@@ -251,6 +256,23 @@ func TestUnpackRefuses(t *testing.T) {
 		t.Errorf("trailing data: %v", err)
 	}
 	must(t, Unpack(bytes.NewReader(archive(dir)), t.TempDir(), Size{Entries: 10})) // the tests above refuse for their reasons
+}
+
+// attributed is a file with an extended attribute of so many bytes.
+func attributed(name string, bytes int) tar.Header {
+	return tar.Header{Typeflag: tar.TypeReg, Name: name, Format: tar.FormatPAX, PAXRecords: map[string]string{paxXattr + "user.x": strings.Repeat("x", bytes)}}
+}
+
+// Extended attributes take room, too: files that have nothing else do not get past the limit.
+func TestUnpackCountsExtendedAttributes(t *testing.T) {
+	const each = 1000
+	files := archive(attributed("a", each), attributed("b", each))
+	size := Size{Entries: 10, Bytes: 2 * (each + uint64(len("user.x")))}
+	must(t, Unpack(bytes.NewReader(files), t.TempDir(), size))
+	size.Bytes--
+	if err := Unpack(bytes.NewReader(files), t.TempDir(), size); !errors.Is(err, ErrLimit) {
+		t.Errorf("unpacking a byte of extended attributes more than was announced: %v", err)
+	}
 }
 
 func FuzzUnpack(f *testing.F) {

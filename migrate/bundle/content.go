@@ -60,7 +60,7 @@ func (c Content) parents() []string {
 // Size is how much a bundle is.
 type Size struct {
 	Entries uint64
-	Bytes   uint64 // of regular files
+	Bytes   uint64 // of regular files and of all extended attributes, with the names of these
 }
 
 // Problem is a thing that cannot be sent.
@@ -87,6 +87,11 @@ func Survey(c Content) (Size, []Problem, error) {
 			if e.stat.Mode&unix.S_IFMT == unix.S_IFREG && e.linkTo == "" {
 				size.Bytes += uint64(e.stat.Size)
 			}
+			n, err := e.xattrBytes()
+			if err != nil {
+				return fmt.Errorf("extended attributes of %q: %w", e.path, err)
+			}
+			size.Bytes += n
 			return nil
 		})
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"strings"
 	"time"
@@ -122,6 +123,44 @@ func (p *packer) copy(f *os.File, size int64) error {
 // hostXattrs are extended attributes that say something about a host, not about a file.
 var hostXattrs = map[string]bool{"security.selinux": true, "security.ima": true, "security.evm": true}
 
+// sentXattrs goes through a list of names as the host gives it, and leaves out what is not sent.
+func sentXattrs(list []byte) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for name := range strings.SplitSeq(strings.TrimRight(string(list), "\x00"), "\x00") {
+			if !hostXattrs[name] && !yield(name) {
+				return
+			}
+		}
+	}
+}
+
+// xattrBytes is what Size counts of an entry's extended attributes.
+func (e entry) xattrBytes() (total uint64, err error) {
+	kind := e.stat.Mode & unix.S_IFMT
+	if e.otherMount || e.linkTo != "" || kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return 0, nil
+	}
+	n, err := unix.Llistxattr(e.path, nil)
+	if errors.Is(err, unix.ENOTSUP) || n == 0 && err == nil {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	names := make([]byte, maxXattrBytes)
+	if n, err = unix.Llistxattr(e.path, names); err != nil {
+		return 0, err
+	}
+	for name := range sentXattrs(names[:n]) {
+		size, err := unix.Lgetxattr(e.path, name, nil)
+		if err != nil {
+			return 0, fmt.Errorf("%q: %w", name, err)
+		}
+		total += uint64(len(name) + size)
+	}
+	return total, nil
+}
+
 // readXattrs returns a file's extended attributes as tar has them.
 func readXattrs(f *os.File) (map[string]string, error) {
 	names := make([]byte, maxXattrBytes)
@@ -134,10 +173,7 @@ func readXattrs(f *os.File) (map[string]string, error) {
 	}
 	records := make(map[string]string)
 	total := n
-	for name := range strings.SplitSeq(strings.TrimRight(string(names[:n]), "\x00"), "\x00") {
-		if hostXattrs[name] {
-			continue
-		}
+	for name := range sentXattrs(names[:n]) {
 		if strings.ContainsAny(name, "=\n") {
 			return nil, fmt.Errorf("%q: a name with = or a line's end cannot be sent", name)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path"
 	"slices"
@@ -117,16 +118,37 @@ func (u *unpacker) check(h *tar.Header) (string, error) {
 		return "", fmt.Errorf("%w: a second entry of this name", ErrStream)
 	case u.kinds[path.Dir(name)] != tar.TypeDir:
 		return "", fmt.Errorf("%w: no directory was sent to put it into", ErrStream)
-	case h.Mode&^permissions != 0 || h.Uid < 0 || h.Gid < 0 || h.Size < 0:
+	case h.Mode&^permissions != 0 || !isOwner(h.Uid) || !isOwner(h.Gid) || h.Size < 0:
 		return "", fmt.Errorf("%w: mode %o, owner %d:%d, %d bytes", ErrStream, h.Mode, h.Uid, h.Gid, h.Size)
-	case u.left.Entries == 0 || h.Typeflag == tar.TypeReg && uint64(h.Size) > u.left.Bytes:
+	case u.left.Entries == 0:
 		return "", ErrLimit
 	}
 	u.left.Entries--
-	if h.Typeflag == tar.TypeReg {
-		u.left.Bytes -= uint64(h.Size)
+	bytes := sentXattrBytes(h)
+	if bytes > maxXattrBytes {
+		return "", fmt.Errorf("%w: %d bytes of extended attributes, limit is %d", ErrStream, bytes, maxXattrBytes)
 	}
+	if h.Typeflag == tar.TypeReg {
+		bytes += uint64(h.Size)
+	}
+	if bytes > u.left.Bytes {
+		return "", ErrLimit
+	}
+	u.left.Bytes -= bytes
 	return name, nil
+}
+
+// isOwner says whether a number can be a user's or a group's. The last one tells the host to leave the owner as it is.
+func isOwner(id int) bool { return id >= 0 && id < math.MaxUint32 }
+
+// sentXattrBytes is what Size counts of an entry's extended attributes.
+func sentXattrBytes(h *tar.Header) (n uint64) {
+	for key, value := range h.PAXRecords {
+		if name, ok := strings.CutPrefix(key, paxXattr); ok {
+			n += uint64(len(name) + len(value))
+		}
+	}
+	return n
 }
 
 // enter opens a directory that the stream has made. The unpacker keeps it until
