@@ -47,7 +47,7 @@ func Migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options) (Report, er
 // sense, it says so instead of telling the end.
 func migrate(ctx context.Context, sb *sandbox.Sandbox, opts Options, retry bool) (_ Report, again bool, err error) {
 	s := &source{
-		sb: sb, opts: opts, machine: NewMachine(Source),
+		sb: sb, opts: opts, machine: NewMachine(Source), idlePatience: idlePatience,
 		to: whereTo{identity: opts.Identity, peer: opts.Peer, address: opts.Address},
 		report: Report{
 			Version: ReportVersion, Sandbox: sb.ID, Role: Source, Peer: opts.Peer.Name, Address: opts.Address,
@@ -84,6 +84,8 @@ type source struct {
 	hello    *wire.Hello
 	link     *link
 	lanes    *lanes
+	// idlePatience is the constant of that name, but in tests.
+	idlePatience time.Duration
 
 	live    *checkpoint.Live
 	memory  *os.File

@@ -40,7 +40,7 @@ func (s *source) plan(ctx context.Context) (err error) {
 	if err := s.link.control.Send(s.hello); err != nil {
 		return err
 	}
-	if _, err := expect[*wire.Welcome](ctx, s.link); err != nil {
+	if _, err := expectRunning[*wire.Welcome](ctx, s); err != nil {
 		return err
 	}
 	if s.opts.SendBundle {
@@ -105,7 +105,7 @@ func (s *source) ask(ctx context.Context) error {
 // takeFindings awaits what the target has found. Those that are fatal are the error,
 // the others become warnings.
 func (s *source) takeFindings(ctx context.Context) error {
-	answer, err := expect[*wire.Findings](ctx, s.link)
+	answer, err := expectRunning[*wire.Findings](ctx, s)
 	if err != nil {
 		return err
 	}
