@@ -1,6 +1,8 @@
 package image
 
 import (
+	"slices"
+
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -21,11 +23,13 @@ const (
 
 // A frameEncoder encodes frames that come from about the same part of memory, for one goroutine at a time.
 type frameEncoder struct {
-	matching *zstd.Encoder // for frames that look random: finds repeated sequences, 5 GB/s where there are none
-	entropy  *zstd.Encoder // for the others: also codes bytes by frequency where nothing is repeated, such as hexadecimal text
+	matching *zstd.Encoder // replaces repeated sequences and leaves the other bytes as they are: 5 GB/s where nothing is repeated
+	entropy  *zstd.Encoder // also codes the other bytes by frequency, which is what shrinks text, and takes half as long again
 
 	skip    int // frames that look random to store raw before the next one is tried
 	skipped int // how many the last time
+
+	entropyFor int // frames that do not look random to code by frequency before it is asked again whether that helps
 }
 
 // Frames that look random and gain less than 1/minGain of their size are not worth the time: memory full of random values with
@@ -36,6 +40,9 @@ const (
 	maxSkip = 31
 )
 
+// entropyRun is how many frames are coded by frequency once that helped one: to find out takes a second encoding.
+const entropyRun = 7
+
 func newFrameEncoder(level zstd.EncoderLevel) (*frameEncoder, error) {
 	options := []zstd.EOption{
 		zstd.WithEncoderLevel(level),
@@ -43,11 +50,11 @@ func newFrameEncoder(level zstd.EncoderLevel) (*frameEncoder, error) {
 		zstd.WithEncoderCRC(false), // pages have tags
 		zstd.WithWindowSize(frameBytes),
 	}
-	matching, err := zstd.NewWriter(nil, options...)
+	matching, err := zstd.NewWriter(nil, append(slices.Clone(options), zstd.WithNoEntropyCompression(true))...)
 	if err != nil {
 		return nil, &Error{Code: CodeConfig, Err: err}
 	}
-	entropy, err := zstd.NewWriter(nil, append(options, zstd.WithAllLitEntropyCompression(true))...)
+	entropy, err := zstd.NewWriter(nil, append(slices.Clone(options), zstd.WithAllLitEntropyCompression(true))...)
 	if err != nil {
 		return nil, &Error{Code: CodeConfig, Err: err}
 	}
@@ -56,9 +63,23 @@ func newFrameEncoder(level zstd.EncoderLevel) (*frameEncoder, error) {
 
 // encode returns a frame encoded, behind out in the same memory if that suffices: nil if it is better stored raw.
 func (e *frameEncoder) encode(out, raw []byte) []byte {
-	if !looksRandom(raw) {
+	if looksRandom(raw) {
+		return e.encodeRandom(out, raw)
+	}
+	if e.entropyFor > 0 {
+		e.entropyFor--
 		return ifSmaller(e.entropy.EncodeAll(raw, out)[len(out):], raw)
 	}
+	encoded := e.matching.EncodeAll(raw, out)[len(out):]
+	if !looksRandom(encoded) { // what is not repeated could be coded by frequency
+		e.entropyFor = entropyRun
+		encoded = e.entropy.EncodeAll(raw, out)[len(out):]
+	}
+	return ifSmaller(encoded, raw)
+}
+
+// encodeRandom encodes a frame that looks random, if it seems worth the time.
+func (e *frameEncoder) encodeRandom(out, raw []byte) []byte {
 	if e.skip > 0 {
 		e.skip--
 		return nil
@@ -80,15 +101,15 @@ func ifSmaller(encoded, raw []byte) []byte {
 	return encoded
 }
 
-// looksRandom samples a frame: whether its bytes, without those that are zero, are about equally frequent. Then coding bytes by
+// looksRandom samples data: whether its bytes, without those that are zero, are about equally frequent. Then coding bytes by
 // frequency gains nothing that looking for repetitions does not, and takes longer.
-func looksRandom(raw []byte) bool {
-	// Stretches from all over the frame, as pages differ from each other, at a distance that records are not likely to have.
+func looksRandom(data []byte) bool {
+	// Stretches from all over it, as pages differ from each other, at a distance that records are not likely to have.
 	const stretch, distance = 32, 1009
 	var counts [256]uint16
 	var samples, squares uint64
-	for at := 0; at+stretch <= len(raw); at += distance {
-		for _, b := range raw[at : at+stretch] {
+	for at := 0; at+stretch <= len(data); at += distance {
+		for _, b := range data[at : at+stretch] {
 			counts[b]++
 		}
 	}

@@ -102,6 +102,36 @@ func TestEncoderSkipsWhatHardlyCompresses(t *testing.T) {
 	}
 }
 
+// Text is coded by frequency. Where random bytes stand between what is repeated, that would gain nothing, and is not done.
+func TestEncoderCodesByFrequencyWhereThatHelps(t *testing.T) {
+	encoder, err := newFrameEncoder(zstd.SpeedFastest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := textLike(rand.New(rand.NewPCG(1, 1)), frameBytes)
+	records := randomPages(1, FramePages)
+	for at := 0; at < len(records); at += 1024 {
+		for line := at; line < at+512; line += 32 { // repeated but for a number, as the fields of records are
+			copy(records[line:line+28], "name=value size=1024 state=a")
+		}
+	}
+	if looksRandom(records) {
+		t.Fatal("the records look random")
+	}
+	for range 2 {
+		encoded := encoder.encode(nil, records)
+		if encoder.entropyFor != 0 || len(encoded) > frameBytes*60/100 {
+			t.Errorf("records became %d bytes of %d, and the next %d frames are coded by frequency, want none", len(encoded), frameBytes, encoder.entropyFor)
+		}
+		for i := range entropyRun + 1 {
+			encoded = encoder.encode(nil, text)
+			if want := entropyRun - i; encoder.entropyFor != want || len(encoded) > frameBytes/2 {
+				t.Errorf("text became %d bytes of %d, and the next %d frames are coded by frequency, want %d", len(encoded), frameBytes, encoder.entropyFor, want)
+			}
+		}
+	}
+}
+
 func TestTagDependsOnKeyAndEveryByte(t *testing.T) {
 	var tagger tagger
 	one, other := tagKey{1}.mac(), tagKey{2}.mac()
