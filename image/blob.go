@@ -21,8 +21,8 @@ import (
 type newBlob struct {
 	dir  string // the layout's
 	file *os.File
-	path string // in tempDir, or empty if the file is anonymous
-	sum  hash.Hash
+	path string    // in tempDir, or empty if the file is anonymous
+	sum  hash.Hash // of what was written, not of what was appended
 	size int64
 }
 
@@ -47,18 +47,22 @@ func tempPath(dir string) string {
 	return filepath.Join(dir, tempDir, rand.Text())
 }
 
-// Write appends. An error leaves a blob that can only be discarded.
+// Write appends and hashes. An error leaves a blob that can only be discarded.
 func (b *newBlob) Write(data []byte) (int, error) {
+	if err := b.append(data); err != nil {
+		return 0, err
+	}
+	return b.sum.Write(data)
+}
+
+// append is Write without hashing.
+func (b *newBlob) append(data []byte) error {
 	n, err := b.file.Write(data)
 	if err == nil && n < len(data) {
 		err = io.ErrShortWrite
 	}
-	if err != nil {
-		return n, ioError("", err)
-	}
-	b.sum.Write(data)
 	b.size += int64(n)
-	return n, nil
+	return ioError("", err)
 }
 
 // sync makes the content durable; only publish makes the blob so.

@@ -65,10 +65,8 @@ func (w *Writer) drain() error {
 	for range cap(w.lanes) {
 		l := <-w.lanes
 		group.Go(func() {
-			if err := l.flush(); err != nil {
+			if err := l.end(); err != nil {
 				_ = w.fail(err) // looked at below
-			} else if l.pack != nil {
-				w.syncer.pack(l.pack)
 			}
 		})
 	}
@@ -199,9 +197,9 @@ func (w *Writer) appendPack(x *pageIndex, source packSource) (Descriptor, *newBl
 		return w.parent.packs[source.parent], nil
 	}
 	p := source.written
-	d := p.blob.descriptor(MediaTypePagePack)
-	x.addPack(indexPack{digest: [32]byte(p.blob.sum.Sum(nil)), key: w.key, sizeBytes: p.blob.size}, p.frames)
-	return d, p.blob
+	pack := indexPack{digest: p.digest, key: w.key, sizeBytes: p.blob.size}
+	x.addPack(pack, p.frames)
+	return Descriptor{MediaType: MediaTypePagePack, Digest: pack.oci(), Size: p.blob.size}, p.blob
 }
 
 // addPack appends a pack with its frames; what is their place in the index is set here.

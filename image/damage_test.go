@@ -121,15 +121,16 @@ func (c *contents) agrees(want *contents) bool {
 // memory files, two states.
 func smallImage(tb testing.TB) *Store {
 	store := newStore(tb)
-	w := newWriter(tb, store, WriterOptions{Workers: 1, PackBytes: 1})
+	w := newWriter(tb, store, WriterOptions{Workers: 1, packs: 2})
 	var text []byte
-	for page := range 64 {
+	for page := range 64 + 13 {
 		line := fmt.Sprintf("page %d of a small image\n", page)
 		text = append(text, strings.Repeat(line, PageBytes/len(line)+1)[:PageBytes]...)
 	}
 	mustAdd(tb, w, 0, 10, slices.Concat(text[:63*PageBytes], randomPages(1, 1)))
 	mustAdd(tb, w, 0, 100, slices.Concat(make([]byte, 2*PageBytes), randomPages(2, 2), text[:3*PageBytes]))
 	mustAdd(tb, w, 7, 0, bytes.Repeat([]byte("page"), 2*PageBytes/4))
+	mustAdd(tb, w, 7, 50, slices.Concat(text[64*PageBytes:], randomPages(4, 1))) // the last frame is a random page
 	for kind, data := range map[string][]byte{"kernel": text[:3000], "memory": randomPages(3, 1)[:500]} {
 		s, err := w.StateWriter(kind)
 		if err != nil {

@@ -1,5 +1,7 @@
 package image
 
+import "github.com/sbxmigrate/sbxmigrate/image/sha256x16"
+
 // PageBytes is the size of a page of a sandbox's memory file.
 const PageBytes = 4096
 
@@ -71,15 +73,15 @@ const (
 
 // Sizes that a writer chooses and a reader does not care about.
 const (
-	// stagePages is what a worker collects before it encodes and writes: 256 KiB, which stay in its cache while they are read,
-	// hashed and written.
-	stagePages = 64
+	// stagePages is what a worker collects before it encodes and writes: 1 MiB, a frame for each stream that is hashed at a time. It stays in the
+	// worker's cache while it is read, hashed and written.
+	stagePages = sha256x16.Streams * FramePages
 
 	// defaultPackBytes is the size at which a worker begins the next pack.
 	defaultPackBytes = 128 << 20
 
-	// writebackBytes is how much of a pack is written before the kernel is asked to begin bringing it to the disk.
-	writebackBytes = 8 << 20
+	// writebackBytes is how much a worker writes before the kernel is asked to begin bringing it to the disk.
+	writebackBytes = 32 << 20
 
 	// loadBytes is about what a worker reads of a pack at a time.
 	loadBytes = 1 << 20

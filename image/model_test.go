@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/sbxmigrate/sbxmigrate/image/sha256x16"
 )
 
 // A model is what an image must have: pages of one memory file by number.
@@ -19,7 +21,7 @@ func TestAgainstModel(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 77))
 			store := newStore(t)
-			options := WriterOptions{Workers: 1 + r.IntN(3), PackBytes: 1 + r.Int64N(1<<20), NoSync: seed%2 == 0}
+			options := WriterOptions{Workers: 1 + r.IntN(3), PackBytes: 1 + r.Int64N(1<<20), NoSync: seed%2 == 0, packs: 1 + r.IntN(sha256x16.Streams)}
 			if seed%3 == 0 {
 				options.Compression = CompressionNone
 			}

@@ -1,34 +1,50 @@
 package image
 
-import "github.com/klauspost/compress/zstd"
+import (
+	"crypto/sha256"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/sbxmigrate/sbxmigrate/image/sha256x16"
+)
 
 // newPack is a pack being written, by one lane at a time.
 type newPack struct {
 	number uint32 // among the writer's packs, those of parents included
 	blob   *newBlob
 	frames []frame
-	pages  uint32 // staged or written
-
-	writtenBack int64
+	pages  uint32            // staged or written
+	digest [sha256.Size]byte // once it is complete
 }
 
 // A lane takes in pages and writes them to packs of its own: zero pages and those that are stored already are dropped, the
 // others are staged until there are enough to encode and write them in one go. One goroutine has a lane at a time.
+//
+// Where the CPU hashes many streams in the time of few, a lane has that many packs: the frames of its stage go to one after the other.
 type lane struct {
 	w       *Writer
 	tagger  tagger
 	encoder *frameEncoder // nil without compression
+	hasher  *sha256x16.Hasher
 
-	pack   *newPack // nil until there is something to store
-	stage  []byte   // stagePages pages
-	staged int      // pages in stage, the last ones of pack
-	tags   []byte   // of the pages in stage
-	out    []byte   // encoded frames
+	packs  []*newPack // stream i of hasher is that of pack i; nil until there is something to store
+	stage  []byte     // stagePages pages
+	staged int        // pages in stage, the last ones of their packs
+	tags   []byte     // of the pages in stage
+	out    []byte     // encoded frames
 	where  [stagePages]location
+
+	written int64 // bytes in packs since the kernel was asked to bring them to the disk
 }
 
 func newLane(w *Writer, level zstd.EncoderLevel) (*lane, error) {
-	l := &lane{w: w, stage: make([]byte, stagePages*PageBytes), tags: make([]byte, 0, stagePages*tagBytes)}
+	l := &lane{
+		w:      w,
+		hasher: sha256x16.New(),
+		packs:  make([]*newPack, w.options.packs),
+		stage:  make([]byte, stagePages*PageBytes),
+		tags:   make([]byte, 0, stagePages*tagBytes),
+	}
 	if w.options.Compression == CompressionNone {
 		return l, nil
 	}
@@ -47,24 +63,21 @@ func (l *lane) add(file FileID, run Run, fill func(page uint64, into []byte) err
 				return err
 			}
 		}
-		if l.pack == nil {
-			if err := l.begin(); err != nil {
-				return err
-			}
-		}
 		n := min(run.Count-done, uint64(stagePages-l.staged))
 		fresh := l.stage[l.staged*PageBytes:][:n*PageBytes]
 		if err := fill(done, fresh); err != nil {
 			return err
 		}
-		l.absorb(file, run.First+done, fresh)
+		if err := l.absorb(file, run.First+done, fresh); err != nil {
+			return err
+		}
 		done += n
 	}
 	return nil
 }
 
 // absorb looks at fresh pages, which stand behind those already staged, and moves together those that must be stored.
-func (l *lane) absorb(file FileID, first uint64, fresh []byte) {
+func (l *lane) absorb(file FileID, first uint64, fresh []byte) error {
 	n := len(fresh) / PageBytes
 	where := l.where[:n]
 	zeros, equal := 0, 0
@@ -75,8 +88,12 @@ func (l *lane) absorb(file FileID, first uint64, fresh []byte) {
 			zeros++
 			continue
 		}
+		pack, err := l.next()
+		if err != nil {
+			return err
+		}
 		tag := l.tagger.tag(l.w.mac, page)
-		at, found := l.w.dedup.claim(tag, makeLocation(l.pack.number, l.pack.pages))
+		at, found := l.w.dedup.claim(tag, makeLocation(pack.number, pack.pages))
 		where[i] = at
 		if found {
 			equal++
@@ -87,78 +104,68 @@ func (l *lane) absorb(file FileID, first uint64, fresh []byte) {
 		}
 		l.staged++
 		l.tags = append(l.tags, tag[:]...)
-		l.pack.pages++
+		pack.pages++
 	}
 	l.w.table(file).set(first, where)
 	l.w.counts.add(n, zeros, equal)
+	return nil
 }
 
-func (l *lane) begin() error {
-	blob, err := l.w.store.createBlob()
-	if err != nil {
-		return err
+// next returns the pack of the next page that is staged.
+func (l *lane) next() (*newPack, error) {
+	i := l.staged / FramePages % len(l.packs)
+	if l.packs[i] == nil {
+		blob, err := l.w.store.createBlob()
+		if err != nil {
+			return nil, err
+		}
+		if l.packs[i], err = l.w.register(blob); err != nil {
+			return nil, err
+		}
 	}
-	l.pack, err = l.w.register(blob)
-	return err
+	return l.packs[i], nil
 }
 
-// flush encodes and writes what is staged, and ends the pack once it is large enough.
+// flush encodes, writes and hashes what is staged, and ends packs that are large enough.
 func (l *lane) flush() error {
-	if l.staged == 0 {
-		return nil
-	}
-	if err := l.write(l.stage[:l.staged*PageBytes], l.tags); err != nil {
-		return err
+	pages, tags := l.stage[:l.staged*PageBytes], l.tags
+	l.out = l.out[:0]
+	for len(pages) > 0 {
+		var written [sha256x16.Streams][]byte
+		for i := 0; i < len(l.packs) && len(pages) > 0; i++ {
+			n := min(FramePages, len(pages)/PageBytes)
+			var err error
+			if written[i], err = l.write(l.packs[i], pages[:n*PageBytes], tags[:n*tagBytes]); err != nil {
+				return err
+			}
+			pages, tags = pages[n*PageBytes:], tags[n*tagBytes:]
+		}
+		l.hasher.Write(&written)
 	}
 	l.staged, l.tags = 0, l.tags[:0]
-	pack := l.pack
-	if pack.blob.size >= l.w.options.PackBytes || pack.pages > MaxPackPages-stagePages {
-		l.pack = nil
-		l.w.syncer.pack(pack)
-		return nil
+	for i, pack := range l.packs {
+		if pack != nil && (pack.blob.size >= l.w.options.PackBytes || pack.pages > MaxPackPages-stagePages) {
+			l.complete(i)
+		}
 	}
-	if pack.blob.size-pack.writtenBack >= writebackBytes {
-		l.w.syncer.writeBack(pack)
-		pack.writtenBack = pack.blob.size
+	if l.written >= writebackBytes && l.w.syncer.writeBack(l.packs) {
+		l.written = 0
 	}
 	return nil
 }
 
-// write encodes pages, which have these tags, as frames and writes them. Neighbouring raw frames go out in one piece from where they are.
-func (l *lane) write(pages, tags []byte) error {
-	var raw []byte // frames before this one that are still to be written; never at the same time as l.out
-	l.out = l.out[:0]
-	for len(pages) > 0 {
-		frame := pages[:min(len(pages), frameBytes)]
-		pages = pages[len(frame):]
-		n := len(frame) / PageBytes
-		tag := l.tagger.tag(l.w.mac, tags[:n*tagBytes])
-		tags = tags[n*tagBytes:]
-		encoded := l.encode(frame)
-		if encoded == nil {
-			if err := l.pack.write(l.out); err != nil {
-				return err
-			}
-			l.out = l.out[:0]
-			if raw == nil {
-				raw = frame
-			} else {
-				raw = raw[:len(raw)+len(frame)]
-			}
-			l.pack.addFrame(n, len(frame), codecRaw, tag)
-			continue
-		}
-		if err := l.pack.write(raw); err != nil {
-			return err
-		}
-		raw = nil
+// write writes pages, which have these tags, as a frame, and returns how it is stored: in the stage, or in l.out.
+func (l *lane) write(pack *newPack, pages, tags []byte) ([]byte, error) {
+	f := frame{pages: uint8(len(pages) / PageBytes), codec: codecRaw, tag: l.tagger.tag(l.w.mac, tags)}
+	stored := pages
+	if encoded := l.encode(pages); encoded != nil {
+		f.codec, stored = codecZstd, encoded
 		l.out = l.out[:len(l.out)+len(encoded)]
-		l.pack.addFrame(n, len(encoded), codecZstd, tag)
 	}
-	if err := l.pack.write(raw); err != nil {
-		return err
-	}
-	return l.pack.write(l.out)
+	f.stored = uint32(len(stored))
+	l.written += int64(len(stored))
+	pack.frames = append(pack.frames, f)
+	return stored, pack.blob.append(stored)
 }
 
 // encode puts the encoded frame behind l.out without taking it in, and returns it: nil if it is better stored raw.
@@ -169,14 +176,23 @@ func (l *lane) encode(frame []byte) []byte {
 	return l.encoder.encode(l.out, frame)
 }
 
-func (p *newPack) addFrame(pages, storedBytes int, codec uint8, tag Tag) {
-	p.frames = append(p.frames, frame{stored: uint32(storedBytes), pages: uint8(pages), codec: codec, tag: tag})
+// complete ends a pack: the next page for it begins another.
+func (l *lane) complete(i int) {
+	l.packs[i].digest = l.hasher.Sum(i)
+	l.hasher.Reset(i)
+	l.w.syncer.pack(l.packs[i])
+	l.packs[i] = nil
 }
 
-func (p *newPack) write(data []byte) error {
-	if len(data) == 0 {
-		return nil
+// end writes what is staged and ends all packs.
+func (l *lane) end() error {
+	if err := l.flush(); err != nil {
+		return err
 	}
-	_, err := p.blob.Write(data)
-	return err
+	for i, pack := range l.packs {
+		if pack != nil {
+			l.complete(i)
+		}
+	}
+	return nil
 }

@@ -122,7 +122,7 @@ func writeChain(t *testing.T, store *Store) [][]byte {
 	var parent *Image
 	for i, name := range []string{"one", "two", "three"} {
 		copy(memory[i*20*PageBytes:], randomPages(byte(40+i), 20))
-		w := newWriter(t, store, WriterOptions{Parent: parent})
+		w := newWriter(t, store, WriterOptions{Parent: parent, packs: 1})
 		mustAdd(t, w, 0, 0, memory)
 		if parent != nil {
 			if err := parent.Close(); err != nil {

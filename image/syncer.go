@@ -1,6 +1,7 @@
 package image
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -26,16 +27,22 @@ func (s *syncer) pack(p *newPack) {
 	})
 }
 
-// writeBack asks the kernel to begin with what has been written of a pack. It is a hint: there is always a sync afterwards.
-func (s *syncer) writeBack(p *newPack) {
+// writeBack asks the kernel to begin with what has been written of packs, of which some may be nil, unless it is still busy with the last ones. It is a
+// hint: there is always a sync afterwards.
+func (s *syncer) writeBack(packs []*newPack) bool {
 	if s.w.options.NoSync || !s.writeback.CompareAndSwap(false, true) {
-		return
+		return false
 	}
-	fd := int(p.blob.file.Fd())
+	packs = slices.Clone(packs)
 	s.running.Go(func() {
 		defer s.writeback.Store(false)
-		_ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE) // blocks while the disk's queue is full
+		for _, pack := range packs {
+			if pack != nil {
+				_ = unix.SyncFileRange(int(pack.blob.file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) // blocks while the disk's queue is full
+			}
+		}
 	})
+	return true
 }
 
 // wait returns when nothing is under way.

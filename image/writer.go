@@ -12,6 +12,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/image/sha256x16"
 )
 
 // WriterOptions says how an image is written. The zero value is sensible.
@@ -22,7 +24,7 @@ type WriterOptions struct {
 	// Level is zstd's, from 1 (the default, fastest) to 4. Levels above 1 cost much and gain little on memory.
 	Level int
 
-	// Workers is the number of pages streams that are hashed, compressed and written side by side, each into a pack of its
+	// Workers is the number of streams of pages that are hashed, compressed and written side by side, each into packs of its
 	// own. By default there is one for each CPU.
 	Workers int
 
@@ -36,6 +38,9 @@ type WriterOptions struct {
 	// NoSync leaves it to the kernel when the image reaches the disk. Commit returns sooner, and a crash of the *host* soon
 	// after it may cost the image (never unnoticed: digests tell). Processes may crash as they like.
 	NoSync bool
+
+	// packs is the number of packs that a worker writes to at a time; by default as many as the CPU hashes in the time of one.
+	packs int
 }
 
 func (o *WriterOptions) complete() error {
@@ -51,6 +56,12 @@ func (o *WriterOptions) complete() error {
 	}
 	if o.Workers == 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.packs == 0 {
+		o.packs = 1
+		if sha256x16.Fast() {
+			o.packs = sha256x16.Streams
+		}
 	}
 	if o.PackBytes == 0 {
 		o.PackBytes = defaultPackBytes
