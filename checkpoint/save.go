@@ -143,7 +143,7 @@ func (s *saving) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer memory.Close()
+	defer letGo(memory)
 	s.clock.lap("prepare")
 
 	var early *precopy
