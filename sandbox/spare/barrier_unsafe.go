@@ -35,12 +35,13 @@ func membarrier() (architecture, number uint32) {
 	return 0, 0
 }
 
-// skipBarrierRegistration makes the calling thread, and what it starts, believe that it has registered for private expedited memory barriers.
+// SkipBarrierRegistration makes the calling thread, and what it starts, believe that it has registered for private expedited memory barriers.
 // gVisor registers in a package initialiser, when the process has several threads: it then waits for a grace period of the host's kernel, 5–10 ms
-// in which nothing else is initialised. Who relies on the registration later gets an error; a systrap sandbox and a gofer do not.
+// in which nothing else is initialised. Who relies on the registration later gets an error; a systrap sandbox and a gofer do not, nor does a command. A
+// process that runs programs of others must not call it, since those may.
 //
 // It is best effort: where the kernel refuses, a process starts more slowly.
-func skipBarrierRegistration() {
+func SkipBarrierRegistration() {
 	architecture, number := membarrier()
 	if number == 0 {
 		return

@@ -34,7 +34,7 @@ func StartGofer(ids Mappings, errors *os.File) (*Process, error) {
 		if err := limitCapabilities(GoferCapabilities); err != nil {
 			return nil, err
 		}
-		skipBarrierRegistration()
+		SkipBarrierRegistration()
 		attr.Dir = "/"
 		attr.Files[1] = attr.Files[0] // it prints nothing
 		attr.Sys = goferAttributes(ids)

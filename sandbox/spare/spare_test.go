@@ -200,7 +200,7 @@ func TestBarrierRegistrationIsSkipped(t *testing.T) {
 			result, _, errno := syscall.RawSyscall(uintptr(number), command, 0, 0)
 			return result, errno
 		}
-		skipBarrierRegistration()
+		SkipBarrierRegistration()
 		if result, errno := call(query); errno != 0 || result == 0 {
 			t.Errorf("query: %x, %v", result, errno)
 		}

@@ -58,7 +58,7 @@ func Start(label, platform string, errors *os.File) (*Process, error) {
 func startSandbox(label, platform string, errors *os.File, run func([]string, *os.ProcAttr) (*os.Process, error)) (*Process, error) {
 	p, err := start(errors, func(attr *os.ProcAttr) (*os.Process, error) {
 		if platform == "" || platform == quickPlatform {
-			skipBarrierRegistration()
+			SkipBarrierRegistration()
 		}
 		attr.Sys = attributes()
 		return run([]string{"sbxmigrate", Subcommand, label, platform}, attr)

@@ -4,6 +4,7 @@
 //
 // Likewise a sandbox process, which is the same program, empties its capability bounding
 // set here: that stops each of its threads forty times, and there will be more of them.
+// And a command that runs no other program does not wait for the host's kernel at all.
 //
 // The command looks at its line only so far as to say whether a sandbox process
 // will be needed. A wrong guess costs a process that is ended unused.
@@ -26,7 +27,10 @@ func init() {
 		spare.LimitBoundingSet(0)
 		return
 	}
-	if id, ok := sandboxOf(os.Args[1:]); ok {
+	command, args := commandOf(os.Args[1:])
+	if slices.Contains(alone, command) {
+		spare.SkipBarrierRegistration()
+	} else if id, ok := sandboxOf(command, args); ok {
 		spare.Prepare(id)
 	}
 }
@@ -34,13 +38,14 @@ func init() {
 // starting are the commands that need a sandbox process.
 var starting = []string{"run", "create", "restore"}
 
+// alone are commands that run no hooks nor any other program than this one.
+var alone = []string{"checkpoint", "events", "exec", "kill", "list", "pause", "ps", "resume", "state", "update", "wait"}
+
 // valued are the global options that take a value.
 var valued = []string{"--root", "--log", "--log-format"}
 
-// sandboxOf says whether a command line will need a new sandbox process of the default
-// platform, and for which sandbox most likely: IDs come last as a rule. Where the last
-// argument cannot be one, nothing is prepared.
-func sandboxOf(args []string) (id string, ok bool) {
+// commandOf returns the command of a command line, empty if there is none, and what follows it.
+func commandOf(args []string) (command string, rest []string) {
 	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
 		if slices.Contains(valued, args[0]) {
 			args = args[1:]
@@ -49,10 +54,20 @@ func sandboxOf(args []string) (id string, ok bool) {
 			args = args[1:]
 		}
 	}
-	if len(args) < 2 || !slices.Contains(starting, args[0]) {
+	if len(args) == 0 {
+		return "", nil
+	}
+	return args[0], args[1:]
+}
+
+// sandboxOf says whether a command will need a new sandbox process of the default
+// platform, and for which sandbox most likely: IDs come last as a rule. Where the last
+// argument cannot be one, nothing is prepared.
+func sandboxOf(command string, args []string) (id string, ok bool) {
+	if len(args) == 0 || !slices.Contains(starting, command) {
 		return "", false
 	}
-	for _, arg := range args[1:] {
+	for _, arg := range args {
 		if arg == "-h" || arg == "--help" || strings.HasPrefix(arg, "--platform") || strings.HasPrefix(arg, "--sandbox") {
 			return "", false
 		}

@@ -34,7 +34,7 @@ func TestSandboxOf(t *testing.T) {
 		{"--root", ""},
 		{"", ""},
 	} {
-		id, ok := sandboxOf(strings.Fields(c.line))
+		id, ok := sandboxOf(commandOf(strings.Fields(c.line)))
 		if id != c.id || ok != (c.id != "") {
 			t.Errorf("%q: sandbox %q, %v; want %q", c.line, id, ok, c.id)
 		}
