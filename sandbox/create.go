@@ -150,6 +150,8 @@ type creation struct {
 	record Record
 	log    *os.File
 	gofer  *gofer.Process
+	// startCPU is where the sandbox and its gofer share a CPU while the container starts, nil where they do not.
+	startCPU *int
 	// restored are the containers besides the first, where a sandbox is restored.
 	restored []restoredFurther
 }
@@ -196,6 +198,7 @@ func (c *creation) run(ctx context.Context) (*Sandbox, error) {
 	if c.in != nil {
 		return c.runFurther(ctx)
 	}
+	c.chooseStartCPU()
 	for _, step := range []func(context.Context) error{c.compileMounts, c.startGofer, c.openNetwork, c.openFiles, c.openFurther} {
 		if err := step(ctx); err != nil {
 			return nil, err

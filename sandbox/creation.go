@@ -16,7 +16,19 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/sandbox/control"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/gofer"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
+
+// chooseStartCPU takes the CPU on which this command runs, which the host has chosen for being free. A kernel that is loaded has memory to
+// be placed while it starts, on all CPUs.
+func (c *creation) chooseStartCPU() {
+	if c.opts.Restore != nil {
+		return
+	}
+	if cpu, err := spare.CurrentCPU(); err == nil {
+		c.startCPU = &cpu
+	}
+}
 
 func (c *creation) compileMounts(context.Context) error {
 	if restore := c.opts.Restore; restore != nil {
@@ -48,7 +60,7 @@ func (c *creation) startGofer(ctx context.Context) error {
 
 // startGoferOf starts the gofer of a container, and notes it in its record.
 func (c *creation) startGoferOf(ctx context.Context, record *Record, linux *specs.Linux) (*gofer.Process, error) {
-	cfg := gofer.Config{LogFile: c.log}
+	cfg := gofer.Config{LogFile: c.log, StartCPU: c.startCPU}
 	for _, m := range record.Mounts.GoferMounts() {
 		cfg.Mounts = append(cfg.Mounts, gofer.Mount{
 			Source: m.Source, ReadOnly: m.ServedReadOnly(), Recursive: m.Recursive,
@@ -135,6 +147,7 @@ func (c *creation) startSandbox(ctx context.Context) (*Sandbox, error) {
 	cfg := &boot.Config{
 		ID: c.opts.ID, Spec: spec, Mounts: c.record.Mounts, Network: c.record.Network,
 		Platform: c.record.Platform, Tracking: c.opts.Tracking, TotalMemory: memoryLimit(spec), Debug: c.opts.Debug,
+		StartCPU: c.startCPU,
 	}
 	if restore := c.opts.Restore; restore != nil {
 		cfg.Restore = &boot.RestoreConfig{

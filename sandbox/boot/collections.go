@@ -54,13 +54,18 @@ func runtimeBytes() int64 {
 	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
 }
 
-const (
-	// restedAfter is how long after the start of a loaded kernel garbage is collected: all that was loaded would be gone
-	// through at once, while clients wait for their first answers.
-	restedAfter = 500 * time.Millisecond
-	// restingBytes is how much may be allocated meanwhile, and while it waits for its start.
-	restingBytes = 256 << 20
-)
+// restedAfter is how long after the start garbage is first collected: all that was loaded or built would be gone through at once, while
+// clients wait for their first answers, or a user for a program's first line.
+const restedAfter = 500 * time.Millisecond
+
+// restingBytes is how much may be allocated meanwhile, and while the kernel waits for its start: more where one was loaded, since that much of
+// what loading has left is garbage.
+func restingBytes(cfg *Config) int64 {
+	if cfg.Restore != nil {
+		return 256 << 20
+	}
+	return 64 << 20
+}
 
 // collectLater ends the hold of the environment some time after the start.
 func (c *collections) collectLater() { time.AfterFunc(restedAfter, c.release) }

@@ -39,6 +39,9 @@ type Config struct {
 	TotalMemory uint64 `json:"totalMemory"`        // bytes that the guest sees; 0: the host's
 	Debug       bool   `json:"debug"`
 
+	// StartCPU is where the process stays for the first togetherFor after its start, as its gofer does; nil: anywhere.
+	StartCPU *int `json:"startCPU,omitempty"`
+
 	// Restore makes the process load a saved kernel through Hooks.Load instead
 	// of building one from Spec.
 	Restore *RestoreConfig `json:"restore,omitempty"`

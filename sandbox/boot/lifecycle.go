@@ -209,6 +209,7 @@ func (s *Sandbox) start() error {
 			return fmt.Errorf("restore network: %w", err)
 		}
 	}
+	s.stayTogether()
 	if err := s.kernel.Start(); err != nil {
 		return fmt.Errorf("start kernel: %w", err)
 	}
@@ -221,8 +222,8 @@ func (s *Sandbox) start() error {
 		}
 		network.Resume(stack, gates)
 		go resetPeers(stack, s.resets())
-		garbage.collectLater()
 	}
+	garbage.collectLater()
 	close(s.started)
 	s.Enter(phaseStarting, PhaseRunning)
 	s.watchAll()

@@ -56,8 +56,8 @@ func Main(hooks Hooks) int {
 	if err = errors.Join(hostErr, err); err == nil {
 		s, err = open(h, cfg, files, hooks)
 	}
-	if err == nil && cfg.Restore != nil {
-		garbage.bound(restingBytes)
+	if err == nil {
+		garbage.bound(restingBytes(cfg))
 	} else {
 		garbage.release()
 	}
@@ -143,6 +143,9 @@ func open(h *prepared, cfg *Config, files *Files, hooks Hooks) (*Sandbox, error)
 	srv, err := server.CreateFromFD(int(files.Control.Fd()))
 	if err != nil {
 		return nil, fmt.Errorf("serve control socket: %w", err)
+	}
+	if s.allowed, err = spare.AllowedCPUs(); err != nil {
+		log.Infof("%v", err)
 	}
 	trap := openTrap(files.Faults, s.platform)
 	// From here on the gofer answers, a saved state is read, and in the end

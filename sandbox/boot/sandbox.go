@@ -14,6 +14,7 @@ import (
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/network"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // Sandbox is the one sandbox of this process.
@@ -26,6 +27,8 @@ type Sandbox struct {
 	kernel   *kernel.Kernel
 	gates    *network.Gates
 	streams  streams
+	// allowed is where the process may run, nil where that is not known. The process cannot ask any more once it is confined.
+	allowed *spare.CPUs
 
 	phase atomic.Pointer[Phase]
 	// arriving: memory is still to come, see arriving.go.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
 // A sandbox process is under gVisor's own filter for a sentry: the system
@@ -40,7 +41,10 @@ func ownSyscalls() seccomp.SyscallRules {
 	packetFanout := seccomp.PerArg{
 		seccomp.AnyValue{}, seccomp.EqualTo(unix.SOL_PACKET), seccomp.EqualTo(unix.PACKET_FANOUT),
 	}
+	affinity, thread, maskBytes := spare.AffinityArgs()
 	return seccomp.MakeSyscallRules(map[uintptr]seccomp.SyscallRule{
+		// A thread says where it runs itself, see together.go.
+		affinity: seccomp.PerArg{seccomp.EqualTo(thread), seccomp.EqualTo(maskBytes)},
 		// Pipes for streams, see streams.go.
 		unix.SYS_PIPE2: seccomp.MatchAll{},
 		// What network endpoints are made with: each looks at its packet socket,

@@ -72,6 +72,9 @@ type Config struct {
 	// not looked at where mappings are given.
 	UserNamespacePath string
 
+	// StartCPU is where the gofer stays for the first togetherFor, beside the sandbox that it serves; nil: anywhere.
+	StartCPU *int
+
 	// LogFile receives the gofer's warnings, at most maxLogBytes of them, and the
 	// trace of a crash. The caller keeps its ownership and may close it after
 	// Start. Nil means the null device.
@@ -100,7 +103,8 @@ func (c *Config) validate() error {
 // childConfig is what a gofer process is told, as JSON. The order of Mounts is
 // that of the descriptors.
 type childConfig struct {
-	Mounts []childMount `json:"mounts"`
+	Mounts   []childMount `json:"mounts"`
+	StartCPU *int         `json:"startCPU,omitempty"`
 }
 
 // childMount is one served mount as the gofer process knows it: no path.

@@ -55,10 +55,16 @@ func installSeccomp(cfg *childConfig) error {
 	for _, m := range cfg.Mounts {
 		opts.LisafsNeeded = opts.LisafsNeeded || !m.DirectFS
 	}
+	affinity, thread, maskBytes := spare.AffinityArgs()
+	rules := filter.Rules(opts)
+	// A thread says where it runs itself, see stayTogether.
+	rules.Merge(seccomp.MakeSyscallRules(map[uintptr]seccomp.SyscallRule{
+		affinity: seccomp.PerArg{seccomp.EqualTo(thread), seccomp.EqualTo(maskBytes)},
+	}))
 	program := &seccomp.Program{
 		RuleSets: []seccomp.RuleSet{
 			{Rules: seccomp.DenyNewExecMappings},
-			{Rules: filter.Rules(opts), Action: seccomp.Allow},
+			{Rules: rules, Action: seccomp.Allow},
 		},
 		// Optimizing takes four times as long as building, and most calls of a
 		// gofer are allowed without a look at the program (the kernel remembers

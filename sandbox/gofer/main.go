@@ -7,14 +7,23 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/log"
 
 	"github.com/sbxmigrate/sbxmigrate/sandbox/spare"
 )
 
-// gcPercent is Go's own default.
-const gcPercent = 100
+const (
+	// gcPercent is Go's own default.
+	gcPercent = 100
+	// restedAfter is when garbage is first collected: what there is by then is needed, and would be gone through while a container starts.
+	restedAfter = 500 * time.Millisecond
+	// togetherFor is how long a gofer shares a CPU with the sandbox that it serves: from when it is ready until a container that
+	// is started at once has started. See Sandbox.stayTogether in package boot.
+	togetherFor = 200 * time.Millisecond
+)
 
 // Main is the gofer process. It returns when every connection has ended, when it
 // was not needed, or with the reason why it could not serve, which Start's caller
@@ -41,9 +50,30 @@ func Main() error {
 		return err
 	}
 	h.report(statusReady)
-	debug.SetGCPercent(gcPercent)
 	server.serve()
 	return nil
+}
+
+// stayTogether is best effort: without it a start only takes longer.
+func stayTogether(cfg *childConfig) {
+	if cfg.StartCPU == nil {
+		return
+	}
+	allowed, err := spare.AllowedCPUs()
+	if err != nil {
+		log.Infof("%v", err)
+		return
+	}
+	apart, err := allowed.Together(*cfg.StartCPU)
+	if err != nil {
+		log.Infof("%v", err)
+		return
+	}
+	time.AfterFunc(togetherFor, func() {
+		if err := apart(); err != nil {
+			log.Warningf("use all CPUs again: %v", err)
+		}
+	})
 }
 
 // prepare does all that does not depend on a configuration.
@@ -83,6 +113,9 @@ func setUp(h *handed, prepared error) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Go makes what its timers need with the first one, which the filter would not let it.
+	time.AfterFunc(restedAfter, func() { debug.SetGCPercent(gcPercent) })
+	stayTogether(cfg)
 	return server, installSeccomp(cfg)
 }
 

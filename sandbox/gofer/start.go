@@ -57,7 +57,7 @@ func (l *launch) prepare(cfg Config) (err error) {
 	if l.status[0], l.status[1], err = os.Pipe(); err != nil {
 		return fmt.Errorf("make status pipe: %w", err)
 	}
-	var told childConfig
+	told := childConfig{StartCPU: cfg.StartCPU}
 	for i, m := range cfg.Mounts {
 		tree, mount, err := openSource(m)
 		if err != nil {
