@@ -41,10 +41,10 @@ func ownSyscalls() seccomp.SyscallRules {
 	packetFanout := seccomp.PerArg{
 		seccomp.AnyValue{}, seccomp.EqualTo(unix.SOL_PACKET), seccomp.EqualTo(unix.PACKET_FANOUT),
 	}
-	affinity, thread, maskBytes := spare.AffinityArgs()
+	affinity, cpusBytes := spare.AffinityArgs()
 	return seccomp.MakeSyscallRules(map[uintptr]seccomp.SyscallRule{
-		// A thread says where it runs itself, see together.go.
-		affinity: seccomp.PerArg{seccomp.EqualTo(thread), seccomp.EqualTo(maskBytes)},
+		// Where threads run, its own and its stubs': there are no others in its PID namespace. See together.go.
+		affinity: seccomp.PerArg{seccomp.AnyValue{}, seccomp.EqualTo(cpusBytes)},
 		// Pipes for streams, see streams.go.
 		unix.SYS_PIPE2: seccomp.MatchAll{},
 		// What network endpoints are made with: each looks at its packet socket,

@@ -55,11 +55,11 @@ func installSeccomp(cfg *childConfig) error {
 	for _, m := range cfg.Mounts {
 		opts.LisafsNeeded = opts.LisafsNeeded || !m.DirectFS
 	}
-	affinity, thread, maskBytes := spare.AffinityArgs()
+	affinity, cpusBytes := spare.AffinityArgs()
 	rules := filter.Rules(opts)
-	// A thread says where it runs itself, see stayTogether.
+	// Where its threads run: there are no others in its PID namespace, see stayTogether.
 	rules.Merge(seccomp.MakeSyscallRules(map[uintptr]seccomp.SyscallRule{
-		affinity: seccomp.PerArg{seccomp.EqualTo(thread), seccomp.EqualTo(maskBytes)},
+		affinity: seccomp.PerArg{seccomp.AnyValue{}, seccomp.EqualTo(cpusBytes)},
 	}))
 	program := &seccomp.Program{
 		RuleSets: []seccomp.RuleSet{

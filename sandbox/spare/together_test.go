@@ -4,13 +4,26 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
-// TestTogether looks at all threads of this process: on one CPU, and back where they were.
+const togetherVariable = "SBXMIGRATE_TEST_TOGETHER"
+
+// TestTogether looks at all threads of a process that is the first of its PID namespace: on one CPU, and back where they were.
 func TestTogether(t *testing.T) {
+	if os.Getenv(togetherVariable) == "" {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestTogether$")
+		cmd.Env = append(os.Environ(), togetherVariable+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("in a PID namespace (this test needs root): %v\n%s", err, out)
+		}
+		return
+	}
 	before := allowedLists(t)
 	if len(before) != 1 {
 		t.Fatalf("threads of this process are allowed different CPUs: %v", before)
@@ -48,6 +61,11 @@ func TestTogetherWhereAllowed(t *testing.T) {
 			t.Errorf("stay on CPU %d of {1}: %v, want %v", cpu, err, errNotAllowed)
 		}
 	}
+	some[0] |= 1
+	if _, err := some.Together(1); !errors.Is(err, errNotFirst) {
+		t.Errorf("stay on a CPU beside other processes: %v, want %v", err, errNotFirst)
+	}
+	some[0] = 1 << 1
 	if apart, err := some.Together(1); err != nil || apart() != nil {
 		t.Errorf("stay on the only CPU: %v", err)
 	}
