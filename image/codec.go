@@ -71,7 +71,7 @@ func (e *frameEncoder) encode(out, raw []byte) []byte {
 		return ifSmaller(e.entropy.EncodeAll(raw, out)[len(out):], raw)
 	}
 	encoded := e.matching.EncodeAll(raw, out)[len(out):]
-	if !looksRandom(encoded) { // what is not repeated could be coded by frequency
+	if !evenBytes(encoded, 0) { // what is not repeated could be coded by frequency
 		e.entropyFor = entropyRun
 		encoded = e.entropy.EncodeAll(raw, out)[len(out):]
 	}
@@ -101,9 +101,12 @@ func ifSmaller(encoded, raw []byte) []byte {
 	return encoded
 }
 
-// looksRandom samples data: whether its bytes, without those that are zero, are about equally frequent. Then coding bytes by
-// frequency gains nothing that looking for repetitions does not, and takes longer.
-func looksRandom(data []byte) bool {
+// looksRandom says whether the bytes of a frame, without those that are zero, are about equally frequent: zeros stand in runs, as a rule. Then coding
+// bytes by frequency gains nothing that looking for repetitions does not, and takes longer.
+func looksRandom(raw []byte) bool { return evenBytes(raw, 1) }
+
+// evenBytes samples data: whether the bytes from least on that are in it are about equally frequent.
+func evenBytes(data []byte, least int) bool {
 	// Stretches from all over it, as pages differ from each other, at a distance that records are not likely to have.
 	const stretch, distance = 32, 1009
 	var counts [256]uint16
@@ -113,7 +116,7 @@ func looksRandom(data []byte) bool {
 			counts[b]++
 		}
 	}
-	for _, n := range counts[1:] {
+	for _, n := range counts[least:] {
 		samples += uint64(n)
 		squares += uint64(n) * uint64(n)
 	}

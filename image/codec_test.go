@@ -118,6 +118,21 @@ func TestEncoderCodesByFrequencyWhereThatHelps(t *testing.T) {
 	if looksRandom(records) {
 		t.Fatal("the records look random")
 	}
+	// Small integers between random bytes: the zeros in them are what is frequent.
+	integers := randomPages(2, FramePages)
+	for at := range integers {
+		if at%4 >= 2 {
+			integers[at] = 0
+		}
+	}
+	for at := 0; at < len(integers); at += 256 {
+		copy(integers[at:], "name=value size=1024 state=a; values follow, 48 of them:")
+	}
+	plain, coded := encoder.matching.EncodeAll(integers, nil), encoder.entropy.EncodeAll(integers, nil)
+	if encoded := encoder.encode(nil, integers); len(coded) > len(plain)*3/4 || len(encoded) != len(coded) {
+		t.Errorf("integers became %d bytes, want the %d that coding by frequency makes of them and not %d", len(encoded), len(coded), len(plain))
+	}
+	encoder.entropyFor = 0
 	for range 2 {
 		encoded := encoder.encode(nil, records)
 		if encoder.entropyFor != 0 || len(encoded) > frameBytes*60/100 {
