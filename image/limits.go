@@ -80,6 +80,10 @@ const (
 	// defaultPackBytes is the size at which a worker begins the next pack.
 	defaultPackBytes = 128 << 20
 
+	// maxOpenPacks bounds the packs that are written at a time where there could be fewer. Each is an open file then, and again when
+	// the image is read.
+	maxOpenPacks = 512
+
 	// writebackBytes is how much a worker writes before the kernel is asked to begin bringing it to the disk.
 	writebackBytes = 32 << 20
 

@@ -21,6 +21,7 @@ type newPack struct {
 // others are staged until there are enough to encode and write them in one go. One goroutine has a lane at a time.
 //
 // Where the CPU hashes many streams in the time of few, a lane has that many packs: the frames of its stage go to one after the other.
+// See WriterOptions.packs.
 type lane struct {
 	w       *Writer
 	tagger  tagger
@@ -40,7 +41,7 @@ type lane struct {
 func newLane(w *Writer, level zstd.EncoderLevel) (*lane, error) {
 	l := &lane{
 		w:      w,
-		hasher: sha256x16.New(),
+		hasher: sha256x16.New(w.options.packs),
 		packs:  make([]*newPack, w.options.packs),
 		stage:  make([]byte, stagePages*PageBytes),
 		tags:   make([]byte, 0, stagePages*tagBytes),

@@ -39,7 +39,7 @@ type WriterOptions struct {
 	// after it may cost the image (never unnoticed: digests tell). Processes may crash as they like.
 	NoSync bool
 
-	// packs is the number of packs that a worker writes to at a time; by default as many as the CPU hashes in the time of one.
+	// packs is the number of packs that a worker writes to at a time, see packsOfWorker.
 	packs int
 }
 
@@ -58,10 +58,7 @@ func (o *WriterOptions) complete() error {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
 	if o.packs == 0 {
-		o.packs = 1
-		if sha256x16.Fast() {
-			o.packs = sha256x16.Streams
-		}
+		o.packs = o.packsOfWorker()
 	}
 	if o.PackBytes == 0 {
 		o.PackBytes = defaultPackBytes
@@ -70,6 +67,16 @@ func (o *WriterOptions) complete() error {
 		return failf(CodeConfig, "", "level %d, %d workers or packs of %d bytes are out of range", o.Level, o.Workers, o.PackBytes)
 	}
 	return nil
+}
+
+// packsOfWorker is one, or as many as the CPU hashes side by side and all workers together may write. An image with a parent has few
+// pages of its own, and refers to the packs of all that came before it.
+func (o *WriterOptions) packsOfWorker() int {
+	n := min(sha256x16.Streams, maxOpenPacks/o.Workers)
+	if !sha256x16.Fast() || n < sha256x16.Worthwhile || o.Parent != nil {
+		return 1
+	}
+	return n
 }
 
 // A Writer makes one image. Its methods may be called from any number of goroutines, but what Commit is to see must have

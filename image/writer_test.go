@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sbxmigrate/sbxmigrate/image/sha256x16"
 )
 
 func newStore(tb testing.TB) *Store {
@@ -479,5 +481,24 @@ func TestDiskFullKeepsOtherImages(t *testing.T) {
 	img := openImage(t, store)
 	if !bytes.Equal(readPages(t, img, 0, 0, 50), randomPages(1, 50)) {
 		t.Error("the first image has changed")
+	}
+}
+
+func TestPacksOfWorker(t *testing.T) {
+	fast := func(n int) int {
+		if sha256x16.Fast() {
+			return n
+		}
+		return 1
+	}
+	for workers, want := range map[int]int{1: fast(16), 2: fast(16), 32: fast(16), 64: fast(8), 85: fast(6), 86: 1, 300: 1, 10_000: 1} {
+		options := WriterOptions{Workers: workers}
+		if err := options.complete(); err != nil || options.packs != want {
+			t.Errorf("%d workers write %d packs each (%v), want %d", workers, options.packs, err, want)
+		}
+	}
+	options := WriterOptions{Parent: &Image{}}
+	if err := options.complete(); err != nil || options.packs != 1 {
+		t.Errorf("the workers of a child write %d packs each (%v), want 1", options.packs, err)
 	}
 }

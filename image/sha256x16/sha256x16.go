@@ -20,7 +20,10 @@ import (
 // Streams is how many streams a Hasher has.
 const Streams = 16
 
-// Fast says whether this CPU hashes sixteen streams in less time than one after the other.
+// Worthwhile is how many streams are hashed side by side in the time that they take one after the other, on a CPU that can.
+const Worthwhile = 6
+
+// Fast says whether this CPU can hash streams side by side.
 func Fast() bool { return fast }
 
 // A Hasher has the state of Streams streams. It is for one goroutine at a time.
@@ -32,8 +35,8 @@ type Hasher struct {
 	single *[Streams]hash.Hash // does it all instead, where the CPU is not fast
 }
 
-// New returns a hasher of empty streams.
-func New() *Hasher { return newHasher(fast) }
+// New returns a hasher of empty streams, of which as many as that will be written to.
+func New(streams int) *Hasher { return newHasher(fast && streams >= Worthwhile) }
 
 func newHasher(fast bool) *Hasher {
 	h := &Hasher{}

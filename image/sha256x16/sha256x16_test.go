@@ -99,7 +99,7 @@ func FuzzWrite(f *testing.F) {
 }
 
 func TestWriteAllocatesNothing(t *testing.T) {
-	h := New()
+	h := New(Streams)
 	var data [Streams][]byte
 	for i := range data {
 		data[i] = make([]byte, 1000+i)
