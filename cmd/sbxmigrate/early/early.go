@@ -39,7 +39,7 @@ func init() {
 var starting = []string{"run", "create", "restore"}
 
 // alone are commands that run no hooks nor any other program than this one.
-var alone = []string{"checkpoint", "events", "exec", "kill", "list", "pause", "ps", "resume", "state", "update", "wait"}
+var alone = []string{"checkpoint", "events", "exec", "kill", "list", "ls", "pause", "ps", "resume", "state", "update", "wait"}
 
 // valued are the global options that take a value.
 var valued = []string{"--root", "--log", "--log-format"}
