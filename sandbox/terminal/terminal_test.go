@@ -180,18 +180,30 @@ func TestAttach(t *testing.T) {
 	}
 }
 
+// awaitHeld waits until what is held ends with text.
+func (l *lab) awaitHeld(text string) {
+	l.t.Helper()
+	l.until("what is held does not end with "+text, func() bool { return strings.HasSuffix(string(l.k.held), text) })
+}
+
 // awaitAlone waits until the keeper has noticed that nobody is attached.
 func (l *lab) awaitAlone() {
 	l.t.Helper()
+	l.until("somebody stays attached", func() bool { return l.k.person == nil })
+}
+
+// until waits for a state of the keeper, which done looks at with the keeper's lock held.
+func (l *lab) until(otherwise string, done func() bool) {
+	l.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		l.k.mu.Lock()
-		alone := l.k.person == nil
+		is := done()
 		l.k.mu.Unlock()
-		if alone {
+		if is {
 			return
 		}
 		if time.Now().After(deadline) {
-			l.t.Fatal("somebody stays attached")
+			l.t.Fatal(otherwise)
 		}
 	}
 }
@@ -204,7 +216,7 @@ func TestHeldIsBounded(t *testing.T) {
 		l.write(strings.Repeat("x", 4<<10))
 	}
 	l.write(" newest")
-	l.log.await(t, " newest")
+	l.awaitHeld(" newest") // it is in the log a moment earlier
 	s := l.sit(nil)
 	s.out.await(t, " newest")
 	if got := s.out.String(); len(got) != MaxHeldBytes || strings.Contains(got, "oldest") {
