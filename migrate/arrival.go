@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -30,7 +29,7 @@ type arrival struct {
 	// sb is the sandbox once it is loaded. Guarded by mu, as is everything below.
 	sb      *sandbox.Sandbox
 	started bool // Start was called
-	// trouble is when a fetch failed after which none has brought anything; zero: it has.
+	// trouble is when a fetch failed after which none has brought anything (see fetch.brought); zero: it has.
 	trouble time.Time
 	gone    bool // Discard was called
 	frames  []network.Frame
@@ -145,11 +144,10 @@ func (a *arrival) fetching() *fetch {
 	return a.fetch
 }
 
-// triesAgain says whether another fetch is to begin, where one has failed. A reason may have passed that is not in
-// memory itself; one that lasts for stallPatience is left for a source to notice, and the one that comes back after it has
-// another try.
+// triesAgain says whether another fetch is to begin, where one has failed. The reason may have passed (see mayPass); one that
+// lasts for stallPatience is left for a source to notice, and the one that comes back after it has another try.
 func (a *arrival) triesAgain(failed *fetch, now time.Time) bool {
-	if !failed.isOver() || failed.err == nil || errors.Is(failed.err, errSumDiffers) {
+	if !failed.isOver() || !mayPass(failed.err) {
 		return false
 	}
 	a.mu.Lock()

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
@@ -46,6 +48,8 @@ type fetch struct {
 	// came and sum are what has come since this agent has the kernel.
 	came *pages.Set
 	sum  wire.PageSum
+	// said: the kernel was told of some of that.
+	said bool
 	// loaded: the kernel has every page that it needs.
 	loaded bool
 	err    error
@@ -60,6 +64,14 @@ var (
 	errKernelGone = errors.New("the sandbox ended while memory was missing")
 	errSumDiffers = errors.New("memory that was fetched differs from the source's")
 )
+
+// mayPass says whether another fetch may succeed where one has failed: the sandbox process stood still, there was no memory to put
+// pages in, or the kernel let go of its pager. What memory has that it should not have lasts, and is for a person.
+func mayPass(err error) bool {
+	return slices.ContainsFunc([]error{checkpoint.ErrDeaf, errKernelGone, unix.ENOMEM, unix.ENOSPC}, func(passing error) bool {
+		return errors.Is(err, passing)
+	})
+}
 
 // newFetch begins to listen to a kernel. Pages are asked for once there are connections:
 // attach.
@@ -156,11 +168,11 @@ func (f *fetch) left() uint64 {
 	return max(1, f.missing.Count())
 }
 
-// brought says whether any page has come.
+// brought says whether the kernel has got on: it was told of a page that had come, so that the next pager is not given that again.
 func (f *fetch) brought() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !f.came.Empty()
+	return f.said
 }
 
 // want takes what a task waits for.
@@ -212,36 +224,47 @@ func (f *fetch) fault(page uint64) error {
 // place takes the pages of a frame. What waits for the kernel, waits without mu: listen needs
 // that to hear it.
 func (f *fetch) place(records []wire.PageRecord) error {
+	if slices.ContainsFunc(records, func(r wire.PageRecord) bool { return r.Kind == wire.RecordDuplicate }) {
+		return errors.New("a missing page is sent as a duplicate")
+	}
 	if err := f.pager.Mapped(); err != nil {
 		return goneIfEOF(err) // listen ends the fetch
 	}
 	placed, err := f.takeAll(records)
+	f.say(placed) // also before an error: the next pager would be given these pages again
 	if err != nil {
-		return err
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.finish(err)
 	}
-	for runs := range slices.Chunk(placed, checkpoint.MaxPlacedRuns) {
-		f.pager.Placed(runs) // what is wrong with the kernel is noticed by listen
-	}
-	return nil
+	return err
 }
 
-// takeAll places the pages of a frame and returns which.
+// takeAll places the pages of a frame and returns which, also those before an error.
 func (f *fetch) takeAll(records []wire.PageRecord) (placed []image.Run, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	defer f.moved.Broadcast()
 	for _, r := range records {
-		if r.Kind == wire.RecordDuplicate {
-			return nil, errors.New("a missing page is sent as a duplicate")
-		}
 		more, err := f.take(r.Page, r.End(), r.Data)
-		if err != nil {
-			f.finish(err)
-			return nil, err
-		}
 		placed = append(placed, more...)
+		if err != nil {
+			return placed, err
+		}
 	}
 	return placed, nil
+}
+
+// say tells the kernel which pages are in their place. What is wrong with the kernel is noticed by listen.
+func (f *fetch) say(placed []image.Run) {
+	for runs := range slices.Chunk(placed, checkpoint.MaxPlacedRuns) {
+		if f.pager.Placed(runs) != nil {
+			return
+		}
+		f.mu.Lock()
+		f.said = true
+		f.mu.Unlock()
+	}
 }
 
 // goneIfEOF is a pager's error, with the name that a fetch has for io.EOF.
@@ -252,8 +275,8 @@ func goneIfEOF(err error) error {
 	return err
 }
 
-// take places pages that have come and returns which; data is nil for zeros. The caller
-// holds mu.
+// take places pages that have come and returns which, also those before an error; data is nil
+// for zeros. The caller holds mu.
 func (f *fetch) take(start, end uint64, data []byte) (placed []image.Run, err error) {
 	if f.loaded || f.isOver() {
 		return nil, nil
@@ -271,7 +294,7 @@ func (f *fetch) take(start, end uint64, data []byte) (placed []image.Run, err er
 			continue
 		}
 		if err := f.put(start, next, piece); err != nil {
-			return nil, err
+			return placed, err
 		}
 		f.note(start, next, piece)
 		placed = append(placed, image.Run{First: start, Count: next - start})

@@ -3,6 +3,7 @@ package migrate
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/image"
@@ -28,6 +31,7 @@ type fakeKernel struct {
 	loaded chan struct{} // closed: it has everything
 
 	unreachable error         // of Placed
+	full        *pages.Set    // pages that there is no memory for; nil: none
 	unmapped    chan struct{} // Mapped waits until it is closed; nil: for nothing
 	frozen      chan struct{} // so does Placed
 
@@ -83,6 +87,9 @@ func (k *fakeKernel) Place(first, count uint64, data []byte) error {
 		if k.placed.Has(page) {
 			k.t.Errorf("page %d is placed twice", page)
 		}
+		if k.full != nil && k.full.Has(page) {
+			return fmt.Errorf("page %d: %w", page, unix.ENOMEM)
+		}
 	}
 	_, err := k.memory.WriteAt(data, int64(first*pages.PageSize))
 	return err
@@ -94,11 +101,14 @@ func (k *fakeKernel) Placed(runs []image.Run) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.unreachable != nil {
+		return k.unreachable
+	}
 	for _, r := range runs {
 		k.placed.AddRange(r.First, r.First+r.Count)
 	}
 	k.changed.Broadcast()
-	return k.unreachable
+	return nil
 }
 
 func (k *fakeKernel) Fill(page uint64) error {
@@ -410,6 +420,37 @@ func TestFetchOfAKernelThatEndsUnanswered(t *testing.T) {
 	<-f.over
 	if !errors.Is(f.err, errKernelGone) {
 		t.Fatal(f.err)
+	}
+}
+
+// What was placed before a page that cannot be, in its frame, is said to the kernel: a fetch that comes after and cannot place that page
+// either has brought nothing, so that somebody is told in the end. Pages that the kernel was not told of come again each time.
+func TestFetchSaysWhatCameBeforeAnError(t *testing.T) {
+	for name, c := range map[string]struct {
+		unreachable error
+		said        uint64
+		brought     []bool // by each fetch
+	}{
+		"told":     {nil, 4, []bool{true, false, false}},
+		"not told": {syscall.EPIPE, 0, []bool{false, false, false}},
+	} {
+		k := newFakeKernel(t)
+		k.full, k.unreachable = setOfRange(8, 9), c.unreachable
+		missing := setOfRange(0, 16)
+		for i, brought := range c.brought {
+			f := newFetch(k, missing)
+			askFor(f, 0, 16)
+			if err := f.place([]wire.PageRecord{recordOf(0, 4, 7), recordOf(8, 1, 7)}); !errors.Is(err, unix.ENOMEM) || !f.isOver() || !errors.Is(f.err, err) {
+				t.Fatalf("%s: page 8 was placed without memory: %v", name, err)
+			}
+			if k.placed.Count() != c.said || f.brought() != brought {
+				t.Errorf("%s, fetch %d: the kernel knows of %d pages and fetching got on: %v; want %d, %v", name, i, k.placed.Count(), f.brought(), c.said, brought)
+			}
+			missing = setOfRange(0, 16) // as AttachPager says
+			for start, end := range k.placed.Ranges() {
+				missing.RemoveRange(start, end)
+			}
+		}
 	}
 }
 

@@ -163,8 +163,10 @@ func (t *target) fetched(ctx context.Context, f *fetch, epoch attempt.Epoch) err
 		return err // it stays incomplete: an operator decides
 	case err != nil:
 		ended := t.arrival.Copy() != journal.Running || errors.Is(err, errKernelGone) && t.arrival.awaitEnd()
-		if !ended {
+		if !ended && mayPass(err) {
 			f.hangUp() // the source connects again, and another fetch may begin: see refetch
+		}
+		if !ended {
 			return err
 		}
 		if !t.arrival.endedByItself() {

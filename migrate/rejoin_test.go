@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -10,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 )
 
 // The end of a session ends what it fetched over, although neither side has anything to say.
@@ -46,8 +50,21 @@ func TestArrivalTriesAgain(t *testing.T) {
 	var a arrival
 	now := time.Now()
 	passing := failed(checkpoint.ErrDeaf)
-	if a.triesAgain(failed(errSumDiffers), now) || a.triesAgain(failed(nil), now) || a.triesAgain(newFetch(newFakeKernel(t), setOfRange(0, 8)), now) {
-		t.Error("another fetch begins where memory differs, is all there, or is being fetched")
+	for name, f := range map[string]*fetch{
+		"memory differs":                          failed(errSumDiffers),
+		"memory has what nobody put there":        failed(fmt.Errorf("page 7: %w", faults.ErrPresent)),
+		"the sandbox process breaks the protocol": failed(fmt.Errorf("%w: page 7 is beyond what it maps", checkpoint.ErrSandbox)),
+		"all is there":                            failed(nil),
+		"it is being fetched":                     newFetch(newFakeKernel(t), setOfRange(0, 8)),
+	} {
+		if a.triesAgain(f, now) {
+			t.Errorf("another fetch begins where %s", name)
+		}
+	}
+	for _, err := range []error{errKernelGone, fmt.Errorf("page 7: %w", unix.ENOMEM), fmt.Errorf("place pages: %w", unix.ENOSPC)} {
+		if !new(arrival).triesAgain(failed(err), now) {
+			t.Errorf("no other fetch begins after %v", err)
+		}
 	}
 	for _, c := range []struct {
 		after time.Duration
@@ -57,7 +74,7 @@ func TestArrivalTriesAgain(t *testing.T) {
 			t.Errorf("%v after the first failure another fetch begins: %v, want %v", c.after, got, c.want)
 		}
 	}
-	passing.came.Add(1)
+	passing.said = true
 	if !a.triesAgain(passing, now.Add(stallPatience*4)) {
 		t.Error("no other fetch begins although the last one has brought something")
 	}
