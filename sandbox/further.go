@@ -63,14 +63,16 @@ func (s *Sandbox) Containers() ([]*Sandbox, error) {
 	return slices.DeleteFunc(all, func(o *Sandbox) bool { return o.SandboxID != s.ID || o.Sandbox != s.Sandbox }), nil
 }
 
-// DeleteWhole removes a sandbox with all of its containers, whatever they are doing.
+// DeleteWhole removes a sandbox with all of its containers, whatever they are doing. The cgroup of a further one may be below that of
+// the first, or of another, and one that has others below it cannot be removed.
 func (s *Sandbox) DeleteWhole(ctx context.Context) error {
 	all, err := s.Containers()
-	err = errors.Join(err, s.Delete(ctx, true))
+	err = errors.Join(err, s.End(ctx))
+	slices.SortStableFunc(all, func(a, b *Sandbox) int { return len(b.CgroupPath) - len(a.CgroupPath) })
 	for _, further := range all {
 		err = errors.Join(err, further.Delete(ctx, true))
 	}
-	return err
+	return errors.Join(err, s.Delete(ctx, true))
 }
 
 // maxContainerName is that of an ID.

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/runsc/cgroup"
 
 	"github.com/sbxmigrate/sbxmigrate/mounts"
 )
@@ -258,6 +261,68 @@ func TestContainersOfASandbox(t *testing.T) {
 	}
 	if _, err := os.Stat(web.dir); err == nil {
 		t.Errorf("%s is left", web.dir)
+	}
+}
+
+// The cgroup of a further container may be below the first one's, or another's: all go with the whole.
+func TestDeleteWholeRemovesNestedCgroups(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to make cgroups")
+	}
+	root := Root(t.TempDir())
+	process := Process{PID: 1 << 30, StartTicks: 5} // there is none
+	top := fmt.Sprintf("/sbxmigrate-test-%d", os.Getpid())
+	write := func(r Record, path string) *Sandbox {
+		dir, err := root.reserve(r.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		group, err := openCgroup(path, r.ID)
+		if err == nil {
+			err = group.Install(nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { group.Uninstall() })
+		r.Sandbox, r.CgroupPath, r.Cgroup = process, path, &cgroup.CgroupJSON{Cgroup: group}
+		s := &Sandbox{Record: r, dir: dir}
+		if err := errors.Join(s.save(), writeFile(filepath.Join(dir, specName), &specs.Spec{})); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	pod := write(Record{ID: "pod"}, top)
+	write(Record{ID: "a", SandboxID: "pod", Name: "a"}, top+"/upper")
+	write(Record{ID: "b", SandboxID: "pod", Name: "b"}, top+"/upper/lower")
+	if err := pod.DeleteWhole(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup" + top, "/sys/fs/cgroup/*" + top} {
+		if left, _ := filepath.Glob(pattern); len(left) > 0 {
+			t.Errorf("cgroups are left: %v", left)
+		}
+	}
+	if all, err := root.List(); err != nil || len(all) > 0 {
+		t.Errorf("%d containers are left: %v", len(all), err)
+	}
+}
+
+// A container that is being restored has no process that could be sent a signal, and nobody who could be asked to.
+func TestSignalOfAContainerBeingRestored(t *testing.T) {
+	maker, err := identify(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := Root(t.TempDir())
+	for _, r := range []Record{{ID: "pod"}, {ID: "web", SandboxID: "pod", Name: "web"}} {
+		r.Creating, r.Maker = true, maker
+		s := &Sandbox{Record: r, dir: filepath.Join(string(root), r.ID)}
+		for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+			if err := s.Signal(t.Context(), signal, false); !errors.Is(err, ErrState) || !strings.Contains(err.Error(), "container not running") {
+				t.Errorf("%v to %s: %v", signal, r.ID, err)
+			}
+		}
 	}
 }
 

@@ -122,7 +122,7 @@ func (s *Sandbox) need(ctx context.Context, verb string, states ...specs.Contain
 // kernel does.
 func (s *Sandbox) Signal(ctx context.Context, signal unix.Signal, all bool) error {
 	status := s.Status(ctx)
-	if status == specs.StateStopped {
+	if status == specs.StateStopped || s.beingRestored() {
 		// Container managers look for these words.
 		return fmt.Errorf("cannot signal sandbox %q: %w: container not running", s.ID, ErrState)
 	}
