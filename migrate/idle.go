@@ -12,19 +12,31 @@ import (
 )
 
 // idlePatience is how long a target may give no answer and take nothing of what was sent to it, while the sandbox runs here and a
-// person can cancel. A target that is cut off is noticed before, by agent.SilenceTimeout; this is for one that hangs. It is
-// longer than a bundle takes to be made durable.
+// person can cancel. That is for one that hangs with everything taken: where its host has no room for what is left, or is cut off, the
+// connection is lost by agent.SilenceTimeout.
 const idlePatience = 5 * time.Minute
+
+// durableFactor is how many times as long the answer to a plan may take after a bundle: the target makes that durable first, and with it
+// whatever else has been written to the same file system.
+const durableFactor = 6
 
 // idleLooks is how often that is looked at meanwhile.
 const idleLooks = 20
 
+// planPatience is idlePatience for the answer to a plan.
+func (s *source) planPatience() time.Duration {
+	if s.opts.SendBundle {
+		return durableFactor * s.idlePatience
+	}
+	return s.idlePatience
+}
+
 // expectRunning is expect while the sandbox runs here.
-func expectRunning[M wire.Message](ctx context.Context, s *source) (M, error) {
+func expectRunning[M wire.Message](ctx context.Context, s *source, patience time.Duration) (M, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	conns := s.connections()
-	go endWhenIdle(ctx, cancel, s.idlePatience, func() (bytes int) {
+	go endWhenIdle(ctx, cancel, patience, func() (bytes int) {
 		for _, conn := range conns {
 			bytes += unacknowledged(conn)
 		}

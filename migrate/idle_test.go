@@ -11,14 +11,20 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 )
 
-// A target that takes nothing and does not answer is not waited for without end.
+// A target that takes nothing and does not answer is not waited for without end, but longer where it makes a bundle durable.
 func TestSourceGivesUpATargetThatHangs(t *testing.T) {
 	_, conn := loopback(t)
 	s := &source{idlePatience: 20 * time.Millisecond, link: &link{control: wire.NewControlConn(conn, wire.Source, attempt.ID{}), conn: conn, messages: make(chan wire.Message)}}
-	if err := s.takeFindings(t.Context()); err == nil || !strings.Contains(err.Error(), "target hangs") {
-		t.Errorf("the wait for findings ends with %v", err)
+	for _, c := range []struct {
+		bundle bool
+		want   string
+	}{{false, "for 20ms;"}, {true, "for 120ms;"}} {
+		s.opts.SendBundle = c.bundle
+		if err := s.takeFindings(t.Context(), s.planPatience()); err == nil || !strings.Contains(err.Error(), "target hangs") || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("the wait for findings ends with %v, want %q (after a bundle: %v)", err, c.want, c.bundle)
+		}
 	}
-	if _, err := expectRunning[*wire.Placed](t.Context(), s); err == nil || !strings.Contains(err.Error(), "target hangs") {
+	if _, err := expectRunning[*wire.Placed](t.Context(), s, s.idlePatience); err == nil || !strings.Contains(err.Error(), "target hangs") {
 		t.Errorf("the wait for a round ends with %v", err)
 	}
 }

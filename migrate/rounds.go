@@ -243,7 +243,7 @@ func (s *source) round(ctx context.Context, only *pages.Set, tracker string) (Ro
 	if err := s.link.control.Send(&wire.Round{Number: s.rounds, Files: files}); err != nil {
 		return RoundReport{}, err
 	}
-	if _, err := expectRunning[*wire.Placed](ctx, s); err != nil {
+	if _, err := expectRunning[*wire.Placed](ctx, s, s.idlePatience); err != nil {
 		return RoundReport{}, err
 	}
 	failpoint.Here(failpoint.SourceRound)

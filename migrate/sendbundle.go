@@ -39,7 +39,7 @@ func (s *source) sendBundle(ctx context.Context) error {
 	if err := s.link.control.Send(&wire.Bundle{Entries: size.Entries, Bytes: size.Bytes}); err != nil {
 		return err
 	}
-	if err := s.takeFindings(ctx); err != nil {
+	if err := s.takeFindings(ctx, s.idlePatience); err != nil {
 		return err
 	}
 	if err := s.openLanes(ctx); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/sbxmigrate/sbxmigrate/checkpoint"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
@@ -40,7 +41,7 @@ func (s *source) plan(ctx context.Context) (err error) {
 	if err := s.link.control.Send(s.hello); err != nil {
 		return err
 	}
-	if _, err := expectRunning[*wire.Welcome](ctx, s); err != nil {
+	if _, err := expectRunning[*wire.Welcome](ctx, s, s.idlePatience); err != nil {
 		return err
 	}
 	if s.opts.SendBundle {
@@ -99,13 +100,13 @@ func (s *source) ask(ctx context.Context) error {
 	if err := s.link.control.Send(plan); err != nil {
 		return err
 	}
-	return s.takeFindings(ctx)
+	return s.takeFindings(ctx, s.planPatience())
 }
 
 // takeFindings awaits what the target has found. Those that are fatal are the error,
 // the others become warnings.
-func (s *source) takeFindings(ctx context.Context) error {
-	answer, err := expectRunning[*wire.Findings](ctx, s)
+func (s *source) takeFindings(ctx context.Context, patience time.Duration) error {
+	answer, err := expectRunning[*wire.Findings](ctx, s, patience)
 	if err != nil {
 		return err
 	}
