@@ -33,8 +33,9 @@ type Standby struct {
 	pages, standby *os.File
 	trap           *faults.Handler // nil: there is none
 	cancel         context.CancelFunc
-	created        chan struct{} // closed when sb and err are set
+	created        chan struct{} // closed when sb, warnings and err are set
 	sb             *sandbox.Sandbox
+	warnings       []string
 	err            error
 	closeOnce      sync.Once
 }
@@ -108,7 +109,7 @@ func NewStandby(ctx context.Context, root sandbox.Root, plan *Plan, opts Standby
 	}
 	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
-		s.sb, _, s.err = root.Create(ctx, create)
+		s.sb, s.warnings, s.err = root.Create(ctx, create)
 		close(s.created)
 	}()
 	err = s.waitReady()
@@ -273,6 +274,9 @@ func (s *Standby) Loaded(ctx context.Context) (*sandbox.Sandbox, error) {
 		return nil, context.Cause(ctx)
 	}
 }
+
+// Warnings are what the bundles ask for in vain. They are known once Loaded has returned the sandbox.
+func (s *Standby) Warnings() []string { return s.warnings }
 
 // Start lets the tasks run. From then on the sandbox outlives this process.
 func (s *Standby) Start(ctx context.Context) error {

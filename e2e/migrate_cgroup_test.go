@@ -124,9 +124,17 @@ func TestMigrateChargesTheSandbox(t *testing.T) {
 	}
 	wantCharged("restore", path)
 	to.must("delete", "--force", "web")
-	left, _ := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/sbxmigrate-e2e-%d-*", os.Getpid()))
-	if len(left) > 0 {
-		t.Errorf("cgroups are left: %v", left)
+	wantNoCgroups(t, "*")
+}
+
+// wantNoCgroups looks for what this process's tests left, in both versions of cgroups.
+func wantNoCgroups(t *testing.T, pattern string) {
+	t.Helper()
+	name := fmt.Sprintf("sbxmigrate-e2e-%d-%s", os.Getpid(), pattern)
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		if left, _ := filepath.Glob(filepath.Join(dir, name)); len(left) > 0 {
+			t.Errorf("cgroups are left: %v", left)
+		}
 	}
 }
 
@@ -141,13 +149,13 @@ func processesOf(path string) []string {
 }
 
 // A further container has the cgroup that its bundle names, with its gofer and the process that stands for it, whether it was created,
-// came by a migration or was restored; and takes it along when it is deleted.
+// came by a migration or was restored; and takes it along when it is deleted. That the limits of its bundle are not enforced is said each time.
 func TestContainersHaveTheirCgroups(t *testing.T) {
 	p := newPair(t)
 	c := startPod(t, p.a.host, "pod")
 	named := func(name string) (string, func(*specs.Spec)) {
 		path := fmt.Sprintf("/sbxmigrate-e2e-%d-further-%s", os.Getpid(), name)
-		return path, func(s *specs.Spec) { s.Linux.CgroupsPath = path }
+		return path, func(s *specs.Spec) { s.Linux.CgroupsPath, s.Linux.Resources = path, &specs.LinuxResources{} }
 	}
 	bundles := func(h *peerHost, how string) (path string, flags []string) {
 		path, edit := named(how)
@@ -165,13 +173,21 @@ func TestContainersHaveTheirCgroups(t *testing.T) {
 			return slices.Contains(there, want[0]) && slices.Contains(there, want[1])
 		})
 	}
+	warned := func(where, output string) {
+		t.Helper()
+		if !strings.Contains(output, "linux.resources are not enforced") {
+			t.Errorf("%s does not say that limits are not enforced: %s", where, output)
+		}
+	}
 	path, edit := named("created")
 	c.start("second", idling, edit)
 	check(p.a, path)
+	warned("run", readFile(t, p.a.path("second.log")))
 
 	path, flags := bundles(p.b, "migrated")
 	p.a.mustMigrate("pod", p.b, flags...)
 	check(p.b, path)
+	warned("the log of the target's agent", p.b.log.String())
 	p.a.must("delete", "second")
 	p.a.must("delete", "pod")
 
@@ -180,11 +196,12 @@ func TestContainersHaveTheirCgroups(t *testing.T) {
 	p.b.must("delete", "second")
 	p.b.must("delete", "pod")
 	path, flags = bundles(p.b, "restored")
-	p.b.mustLaunch("pod", append(append([]string{"restore", "--image", image, "--detach"}, flags...), "pod")...)
+	r := p.b.launch("pod", append(append([]string{"restore", "--image", image, "--detach"}, flags...), "pod")...)
+	if r.code != 0 {
+		t.Fatal(r)
+	}
+	warned("restore", r.stderr)
 	check(p.b, path)
 	p.b.must("delete", "--force", "second")
-	left, _ := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/sbxmigrate-e2e-%d-further-*", os.Getpid()))
-	if len(left) > 0 {
-		t.Errorf("cgroups are left: %v", left)
-	}
+	wantNoCgroups(t, "further-*")
 }

@@ -269,6 +269,9 @@ func (t *target) load(ctx context.Context, m *wire.Handover) error {
 	failpoint.Here(failpoint.TargetLoaded)
 	err = t.session.Control.Send(&wire.Prepared{Totals: totals, LoadNanoseconds: time.Since(began).Nanoseconds()})
 	go t.arrival.passFrames() // while the source commits
+	for _, w := range t.arrival.standby.Warnings() {
+		t.log.Warn("bundle asks for what the sandbox does not have", "sandbox", t.id, "what", w)
+	}
 	return err
 }
 

@@ -217,6 +217,22 @@ func TestFurtherNotOffered(t *testing.T) {
 	}
 }
 
+// Nobody who writes the bundle of a container that is restored can know the process of its sandbox, which has none yet.
+func TestFurtherWarningsOfARestore(t *testing.T) {
+	inSpec := namespaces("ipc=/run/ipc")
+	inSpec.Hostname = "pod"
+	spec := namespaces("network=/proc/10/ns/net", "uts=/proc/10/ns/uts", "ipc=/run/other", "pid")
+	spec.Hostname = "pod"
+	spec.Linux.Resources = &specs.LinuxResources{}
+	c := &creation{opts: CreateOptions{Bundle: &Bundle{Spec: inSpec}}, record: Record{NetworkNamespace: "/run/netns/pod"}}
+	c.warnFurther(&FurtherRestore{Name: "web", Bundle: &Bundle{Spec: spec, Warnings: []string{namespaceWarning + "of a sandbox of its own", "seccomp"}}})
+	for i, want := range []string{"seccomp", "linux.resources", "linux.namespaces: ipc namespace /run/other"} {
+		if len(c.warnings) != 3 || !strings.HasPrefix(c.warnings[i], `container "web": `+want) {
+			t.Fatalf("warnings are %q, want one that begins with %q", c.warnings, want)
+		}
+	}
+}
+
 // A sandbox's containers are those that were made in its process, and not in another that had its ID.
 func TestContainersOfASandbox(t *testing.T) {
 	root := Root(t.TempDir())

@@ -128,10 +128,14 @@ func (c *creation) compareWarnings() error {
 	if err != nil {
 		return err
 	}
-	spec := c.opts.Bundle.Spec
-	kept := slices.DeleteFunc(slices.Clone(c.warnings), func(w string) bool { return strings.HasPrefix(w, namespaceWarning) })
-	c.warnings = append(kept, furtherNotOffered(spec, inSpec, c.in)...)
+	c.warnings = furtherWarnings(c.opts.Bundle, inSpec, c.in)
 	return nil
+}
+
+// furtherWarnings says what a further container's specification asks for in vain.
+func furtherWarnings(bundle *Bundle, inSpec *specs.Spec, in *Sandbox) []string {
+	kept := slices.DeleteFunc(slices.Clone(bundle.Warnings), func(w string) bool { return strings.HasPrefix(w, namespaceWarning) })
+	return append(kept, furtherNotOffered(bundle.Spec, inSpec, in)...)
 }
 
 // furtherNotOffered lists what a further container asks for and shares with its
@@ -162,8 +166,12 @@ func furtherNotOffered(spec, inSpec *specs.Spec, in *Sandbox) []string {
 	return w
 }
 
-// isNamespaceOf says whether a namespace by path is one that the sandbox stands for.
+// isNamespaceOf says whether a namespace by path is one that the sandbox stands for. Where that has no process yet, as while it is
+// restored, whoever wrote the specification could not name it: that of any process is taken for it.
 func isNamespaceOf(ns specs.LinuxNamespace, in *Sandbox, inSpec *specs.Spec) bool {
+	if in.Sandbox == (Process{}) && strings.HasPrefix(ns.Path, "/proc/") {
+		return true
+	}
 	if strings.HasPrefix(ns.Path, fmt.Sprintf("/proc/%d/ns/", in.Sandbox.PID)) || ns.Path == in.NetworkNamespace {
 		return true
 	}

@@ -84,7 +84,15 @@ func (c *creation) openRestored(ctx context.Context, f *FurtherRestore) error {
 	}
 	c.files.Further = append(append(append(c.files.Further, exit), f.Stdio...), g.Client...)
 	c.restored = append(c.restored, restoredFurther{f, s, g})
+	c.warnFurther(f)
 	return s.save() // whoever ends us now leaves something that can be deleted
+}
+
+// warnFurther notes what such a container's specification asks for in vain.
+func (c *creation) warnFurther(f *FurtherRestore) {
+	for _, w := range furtherWarnings(f.Bundle, c.opts.Bundle.Spec, &Sandbox{Record: c.record}) {
+		c.warnings = append(c.warnings, fmt.Sprintf("container %q: %s", f.Name, w))
+	}
 }
 
 // furtherConfig tells the sandbox process of them.
