@@ -47,7 +47,18 @@ type Pager struct {
 func newPager(socket, memory *os.File, trap *faults.Handler) *Pager {
 	p := &Pager{socket: socket, memory: memory, trap: trap, patience: writePatience}
 	p.change.L = &p.mu
+	p.boundUnread()
 	return p
+}
+
+// unreadBytes bounds what the host keeps of what a kernel has not read, about. It is some hundreds of answers. The host's own bound,
+// net.core.wmem_default, may be any: a kernel that does not read would be noticed late, or never.
+const unreadBytes = 64 << 10
+
+func (p *Pager) boundUnread() {
+	if conn, err := p.socket.SyscallConn(); err == nil {
+		conn.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, unreadBytes) })
+	}
 }
 
 // ErrAllLoaded says that a kernel has all of its pages.
