@@ -83,7 +83,7 @@ type savedContainer struct {
 	spec     specs.Spec
 	mounts   mounts.List
 	terminal *boot.TerminalState
-	pid      int32 // of its first process, 0: not known
+	pid      int32 // of its first process
 }
 
 // readFurther takes the containers besides the first apart.

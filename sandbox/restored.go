@@ -20,7 +20,7 @@ type FurtherRestore struct {
 	Mounts *mounts.List // the saved mounts, with their sources on this host
 	// Terminal is the saved state of its terminal, nil if it has none.
 	Terminal *boot.TerminalState
-	// PID is its first process in the saved kernel, 0 where the image does not say.
+	// PID is its first process in the saved kernel.
 	PID int32
 	// Stdio are its standard streams, or the slave end of its terminal. Create takes
 	// ownership.

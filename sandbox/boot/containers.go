@@ -90,7 +90,7 @@ func (s *Sandbox) Lingering() []string {
 // not ended.
 type ContainerState struct {
 	Name string `json:"name"`
-	// PID is its first process in the sandbox's own PID namespace; 0: not known.
+	// PID is its first process in the sandbox's own PID namespace.
 	PID int32 `json:"pid,omitempty"`
 	// Unstarted says that its first process has not run yet.
 	Unstarted bool           `json:"unstarted,omitempty"`

@@ -17,7 +17,7 @@ import (
 type FurtherContainer struct {
 	Name   string       `json:"name"`
 	Mounts *mounts.List `json:"mounts"`
-	// PID is that of ContainerState, 0 in an image that does not say.
+	// PID is that of ContainerState.
 	PID int32 `json:"pid,omitempty"`
 	// HasTerminal says that it has one stream, a terminal. Terminal is set on that
 	// before any task runs.
@@ -201,32 +201,14 @@ func (s *Sandbox) reconnect(files *Files) (map[checkpoint.ResourceID]int, error)
 	return hostFDs, nil
 }
 
-// guessProcesses finds the first processes of containers for an image that does not say which they are. In a PID namespace that
-// containers share it may take a child that was made to have no parent either (CLONE_PARENT).
-func (s *Sandbox) guessProcesses() {
-	for _, tg := range s.kernel.RootPIDNamespace().ThreadGroups() {
-		leader := tg.Leader()
-		if leader.Parent() != nil || leader.Origin == kernel.OriginExec {
-			continue
-		}
-		if c, err := s.container(leader.ContainerID()); err == nil && c != s.first {
-			c.setProcess(tg)
-		}
-	}
-}
-
 // findContainers finds the first process of every container in a loaded kernel.
 func (s *Sandbox) findContainers() error {
 	s.first.setProcess(s.kernel.GlobalInit())
 	if len(s.cfg.Restore.Further) == 0 {
 		return nil
 	}
-	s.guessProcesses()
 	for i := range s.cfg.Restore.Further {
 		f := &s.cfg.Restore.Further[i]
-		if f.PID == 0 {
-			continue
-		}
 		tg := s.kernel.RootPIDNamespace().ThreadGroupWithID(kernel.ThreadID(f.PID))
 		if tg == nil || tg.Leader().ContainerID() != f.Name {
 			return fmt.Errorf("saved kernel has no process %d of container %q", f.PID, f.Name)
