@@ -14,6 +14,7 @@ import (
 	"github.com/sbxmigrate/sbxmigrate/image"
 	"github.com/sbxmigrate/sbxmigrate/migrate/wire"
 	"github.com/sbxmigrate/sbxmigrate/sandbox/dirty/pages"
+	"github.com/sbxmigrate/sbxmigrate/sandbox/faults"
 )
 
 // kernelPager is what a fetch needs of a *checkpoint.Pager.
@@ -65,6 +66,11 @@ var (
 	errSumDiffers = errors.New("memory that was fetched differs from the source's")
 )
 
+// memoryDiffers says whether a fetch has failed because memory is not what the source had.
+func memoryDiffers(err error) bool {
+	return errors.Is(err, errSumDiffers) || errors.Is(err, faults.ErrPresent)
+}
+
 // mayPass says whether another fetch may succeed where one has failed: the sandbox process stood still, there was no memory to put
 // pages in, or the kernel let go of its pager. What memory has that it should not have lasts, and is for a person.
 func mayPass(err error) bool {
@@ -76,6 +82,13 @@ func mayPass(err error) bool {
 // newFetch begins to listen to a kernel. Pages are asked for once there are connections:
 // attach.
 func newFetch(pager kernelPager, missing *pages.Set) *fetch {
+	f := makeFetch(pager, missing)
+	go f.listen()
+	go f.watch()
+	return f
+}
+
+func makeFetch(pager kernelPager, missing *pages.Set) *fetch {
 	f := &fetch{
 		pager: pager, over: make(chan struct{}), missing: missing, needed: &pages.Set{}, faulted: &pages.Set{},
 		came: &pages.Set{}, plan: newFetchPlan(),
@@ -84,10 +97,23 @@ func newFetch(pager kernelPager, missing *pages.Set) *fetch {
 	for _, end := range missing.Ranges() {
 		f.limitPages = end
 	}
-	go f.listen()
-	go f.watch()
 	return f
 }
+
+// differingFetch stands for the fetch of an agent before this one, which found that memory differs.
+func differingFetch() *fetch {
+	f := makeFetch(noPager{}, &pages.Set{})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.finish(fmt.Errorf("%w, found an agent before this one", errSumDiffers))
+	return f
+}
+
+// noPager is that of a fetch that is over: nothing else is called.
+type noPager struct{ kernelPager }
+
+func (noPager) Mapped() error { return io.EOF }
+func (noPager) Close()        {}
 
 // begin says that the kernel runs: what nobody waits for may come too.
 func (f *fetch) begin() {

@@ -128,7 +128,7 @@ func (r *Receiver) dropDecided() {
 	r.mu.Unlock()
 	for id, a := range kept {
 		h, err := journal.Read(r.Journals, a.sb.ID)
-		if err == nil && h.Last(id).State != journal.Started {
+		if err == nil && !h.Last(id).State.Arriving() {
 			r.dropArrival(id)
 			a.release()
 		}

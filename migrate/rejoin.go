@@ -67,7 +67,12 @@ func (t *target) find(ctx context.Context, id attempt.ID) error {
 		return t.handover.Expect(id, t.arrival)
 	}
 	s := t.receiver.survivorOf(t.id, id)
-	if t.journal.History().Last(id).State == journal.Started && s.Copy() == journal.Running {
+	last := t.journal.History().Last(id)
+	if last.State == journal.Differs && s.Copy() == journal.Running {
+		t.arrival = &arrival{sb: s.sb, started: true, fetch: differingFetch()}
+		return t.handover.Expect(id, t.arrival)
+	}
+	if last.State == journal.Started && s.Copy() == journal.Running {
 		pager, left, err := attachPatiently(ctx, s.sb)
 		if err != nil {
 			return err
@@ -159,8 +164,8 @@ func (t *target) fetched(ctx context.Context, f *fetch, epoch attempt.Epoch) err
 	ctx, id, err := context.WithoutCancel(ctx), t.session.Attempt(), f.err
 	standing := attempt.Complete
 	switch {
-	case errors.Is(err, errSumDiffers):
-		return err // it stays incomplete: an operator decides
+	case memoryDiffers(err): // it stays incomplete: an operator decides
+		return errors.Join(err, t.handover.Differs(ctx, id, err))
 	case err != nil:
 		ended := t.arrival.Copy() != journal.Running || errors.Is(err, errKernelGone) && t.arrival.awaitEnd()
 		if !ended && mayPass(err) {

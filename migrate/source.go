@@ -205,7 +205,7 @@ func (s *source) checkArrived() error {
 		return nil // Open says what is wrong, if it is
 	}
 	last, ok := h.Current()
-	if ok && last.Role == journal.Target && last.State == journal.Started && s.sb.Sandbox.Alive() {
+	if ok && last.Role == journal.Target && last.State.Arriving() && s.sb.Sandbox.Alive() {
 		return fmt.Errorf("%w: wait until the migration from %s is complete", ErrArriving, last.Peer)
 	}
 	return nil

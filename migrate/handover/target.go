@@ -139,19 +139,27 @@ func (t *Target) refuse(ctx context.Context, last journal.Record, note string) (
 
 // Completed records that the last page is there. Only then may the source hear it.
 func (t *Target) Completed(ctx context.Context, id attempt.ID) error {
-	return t.advance(ctx, id, journal.Complete)
+	return t.advance(ctx, id, journal.Complete, "")
+}
+
+// Differs records that the sandbox's memory is not what the source had: a person decides. It changes nothing where that is recorded.
+func (t *Target) Differs(ctx context.Context, id attempt.ID, why error) error {
+	if t.journal.History().Last(id).State == journal.Differs {
+		return nil
+	}
+	return t.advance(ctx, id, journal.Differs, why.Error())
 }
 
 // Ended records that the sandbox ended in its own time, after it was complete.
 func (t *Target) Ended(ctx context.Context, id attempt.ID) error {
-	return t.advance(ctx, id, journal.Ended)
+	return t.advance(ctx, id, journal.Ended, "")
 }
 
-func (t *Target) advance(ctx context.Context, id attempt.ID, state journal.State) error {
+func (t *Target) advance(ctx context.Context, id attempt.ID, state journal.State, note string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	last := t.journal.History().Last(id)
-	if err := insist(ctx, t.journal, t.wait, follow(last, state, "")); err != nil {
+	if err := insist(ctx, t.journal, t.wait, follow(last, state, note)); err != nil {
 		return fmt.Errorf("record %s of attempt %v: %w", state, id, err)
 	}
 	return nil

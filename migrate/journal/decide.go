@@ -105,7 +105,7 @@ func Resolve(role Role, state State, choice Choice) (State, error) {
 		return TakenBack, nil
 	case role == Source && state == HandedOver && choice == GiveUpHere:
 		return Departed, nil
-	case role == Target && (state == Owner || state == Started || state == Complete) && choice == GiveUpHere:
+	case role == Target && (state == Owner || state.Arriving() || state == Complete) && choice == GiveUpHere:
 		return Abandoned, nil
 	}
 	return None, fmt.Errorf("%w: %s has no choice %q for an attempt that is %q", ErrIllegal, role, choice, state)

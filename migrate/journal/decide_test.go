@@ -50,6 +50,8 @@ func TestTakeAndAnswer(t *testing.T) {
 		{Started, Absent, reply(lost), reply(lost)},
 		{Started, Starting, reply(owner), reply(owner)},
 		{Started, Running, reply(incomplete), reply(incomplete)},
+		{Differs, Running, reply(incomplete), reply(incomplete)},
+		{Differs, Absent, reply(lost), reply(lost)},
 		{Complete, Running, reply(complete), reply(complete)},
 		{Complete, Absent, reply(lost), reply(lost)},
 		{Ended, Absent, reply(complete), reply(complete)},
@@ -68,7 +70,7 @@ func TestTakeAndAnswer(t *testing.T) {
 }
 
 func TestOnlyOneResponseStarts(t *testing.T) {
-	for _, state := range append(stateNames, Ended, Abandoned) {
+	for _, state := range append(stateNames, Differs, Ended, Abandoned) {
 		for _, copy := range []Copy{Absent, Standby, Starting, Running} {
 			for name, r := range map[string]Response{"commit": Take(state, copy), "query": Answer(state, copy)} {
 				want := name == "commit" && state == None && copy == Standby
@@ -91,6 +93,7 @@ func TestResolve(t *testing.T) {
 		{Source, HandedOver, GiveUpHere, Departed},
 		{Target, Owner, GiveUpHere, Abandoned},
 		{Target, Started, GiveUpHere, Abandoned},
+		{Target, Differs, GiveUpHere, Abandoned},
 		{Target, Complete, GiveUpHere, Abandoned},
 	} {
 		if got, err := Resolve(test.role, test.state, test.choice); err != nil || got != test.want {

@@ -16,9 +16,10 @@
 //	               → handed-over → taken-back
 //	                             → departed
 //	target   owner → started → complete → ended
+//	                       → differs    (no agent completes it: the operator decides)
 //	               → refused            (by the process that knows that it did not start it)
 //	         refused
-//	         owner, started, complete → abandoned   (by the operator)
+//	         owner, started, differs, complete → abandoned   (by the operator)
 //
 //	begun        the attempt has its id and burned its epoch. Before anything is sent.
 //	aborted      it is over, nothing was handed over. Before the sandbox resumes.
@@ -28,6 +29,7 @@
 //	departed     all of it is there. Before the local copy is destroyed.
 //	owner        the commit was taken. Before anything else.
 //	started      after owner, before tasks start.
+//	differs      its memory is not the source's. An agent that is started anew could not tell.
 //	complete     the last page is there. Before the source hears it.
 //	ended        the sandbox ended here in its own time.
 //	refused      it never ran here and never will. Before the source hears it.

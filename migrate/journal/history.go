@@ -18,7 +18,8 @@ var next = map[Role]map[State][]State{
 	Target: {
 		None:     {Owner, Refused},
 		Owner:    {Started, Refused, Abandoned},
-		Started:  {Complete, Abandoned},
+		Started:  {Complete, Differs, Abandoned},
+		Differs:  {Abandoned},
 		Complete: {Ended, Abandoned},
 	},
 }

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/sbxmigrate/sbxmigrate/migrate/attempt"
@@ -28,6 +29,7 @@ func TestHistories(t *testing.T) {
 		},
 		"refusals do not count": {rec(Target, Refused, 1, 7), rec(Target, Refused, 2, 3), rec(Target, Owner, 3, 1)},
 		"a start that failed":   {rec(Target, Owner, 1, 1), rec(Target, Refused, 1, 1), rec(Target, Owner, 2, 2)},
+		"differs":               {rec(Target, Owner, 1, 1), rec(Target, Started, 1, 1), rec(Target, Differs, 1, 1), rec(Target, Abandoned, 1, 1), rec(Target, Owner, 2, 2)},
 		"abandoned":             {rec(Target, Owner, 1, 1), rec(Target, Abandoned, 1, 1), rec(Target, Owner, 2, 2)},
 		"ended and comes again": {
 			rec(Target, Owner, 1, 1), rec(Target, Started, 1, 1), rec(Target, Complete, 1, 1), rec(Target, Ended, 1, 1),
@@ -56,6 +58,8 @@ func TestHistoryRefuses(t *testing.T) {
 		{"abort after handover", []Record{rec(Source, Begun, 1, 1), rec(Source, HandedOver, 1, 1)}, rec(Source, Aborted, 1, 1), ErrIllegal},
 		{"owner after refusal", []Record{rec(Target, Refused, 1, 1)}, rec(Target, Owner, 1, 1), ErrIllegal},
 		{"refusal after start", here[:2], rec(Target, Refused, 1, 5), ErrIllegal},
+		{"complete although it differs", append(slices.Clip(here[:2]), rec(Target, Differs, 1, 5)), rec(Target, Complete, 1, 5), ErrIllegal},
+		{"onwards although it differs", append(slices.Clip(here[:2]), rec(Target, Differs, 1, 5)), rec(Source, Begun, 2, 6), ErrOpenAttempt},
 		{"an attempt with itself", []Record{rec(Source, Begun, 1, 1)}, rec(Target, Owner, 1, 2), ErrIllegal},
 		{"another epoch", []Record{rec(Source, Begun, 1, 1)}, rec(Source, HandedOver, 1, 2), ErrIllegal},
 		{"second attempt at a time", []Record{rec(Source, Begun, 1, 1)}, rec(Source, Begun, 2, 2), ErrOpenAttempt},

@@ -38,11 +38,15 @@ const (
 
 	Owner     State = "owner"
 	Started   State = "started"
+	Differs   State = "differs"
 	Complete  State = "complete"
 	Ended     State = "ended"
 	Refused   State = "refused"
 	Abandoned State = "abandoned"
 )
+
+// Arriving says whether a sandbox that runs here by such an attempt is not known to have the memory that the source had.
+func (s State) Arriving() bool { return s == Started || s == Differs }
 
 // Record is one entry of a journal.
 type Record struct {

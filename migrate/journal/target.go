@@ -46,7 +46,7 @@ func Answer(state State, copy Copy) Response {
 			return Response{Write: Refused, Reply: attempt.Refused}
 		}
 		return Response{Reply: attempt.Owner}
-	case Owner, Started:
+	case Owner, Started, Differs:
 		switch copy {
 		case Running:
 			return Response{Reply: attempt.Incomplete}
