@@ -53,6 +53,8 @@ type fetch struct {
 	said bool
 	// loaded: the kernel has every page that it needs.
 	loaded bool
+	// failed: a page could not be placed, maybe after others that nobody knows of. None is placed any more; err follows.
+	failed bool
 	err    error
 
 	roads  *roads // the connections; nil while there is none
@@ -275,6 +277,10 @@ func (f *fetch) takeAll(records []wire.PageRecord) (placed []image.Run, err erro
 		more, err := f.take(r.Page, r.End(), r.Data)
 		placed = append(placed, more...)
 		if err != nil {
+			f.failed = true
+			if !mayPass(err) {
+				f.finish(err) // there is no next pager, and what else goes wrong meanwhile might pass
+			}
 			return placed, err
 		}
 	}
@@ -304,7 +310,7 @@ func goneIfEOF(err error) error {
 // take places pages that have come and returns which, also those before an error; data is nil
 // for zeros. The caller holds mu.
 func (f *fetch) take(start, end uint64, data []byte) (placed []image.Run, err error) {
-	if f.loaded || f.isOver() {
+	if f.loaded || f.failed || f.isOver() {
 		return nil, nil
 	}
 	for next := start; start < end; start = next {

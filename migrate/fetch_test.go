@@ -454,6 +454,25 @@ func TestFetchSaysWhatCameBeforeAnError(t *testing.T) {
 	}
 }
 
+// After a page that could not be placed none is, while the kernel is told of those before it: some may be in their place without anybody
+// knowing.
+func TestFetchPlacesNothingAfterAnError(t *testing.T) {
+	k := newFakeKernel(t)
+	k.full, k.frozen = setOfRange(8, 9), make(chan struct{})
+	f := newFetch(k, setOfRange(0, 16))
+	askFor(f, 0, 16)
+	placed := make(chan error)
+	go func() { placed <- f.place([]wire.PageRecord{recordOf(0, 4, 7), recordOf(8, 1, 7)}) }()
+	eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.came.Count() == 4 })
+	if err := f.place([]wire.PageRecord{recordOf(8, 1, 7)}); err != nil || f.isOver() {
+		t.Errorf("while the kernel is told, another page comes to %v", err)
+	}
+	close(k.frozen)
+	if err := <-placed; !errors.Is(err, unix.ENOMEM) || !f.isOver() {
+		t.Errorf("page 8 was placed without memory: %v", err)
+	}
+}
+
 // What a kernel says is heard while pages wait for it: for where its memory is mapped, which is what it says, and for it to read.
 func TestFetchListensWhileItWaits(t *testing.T) {
 	for name, wait := range map[string]func(*fakeKernel) chan struct{}{
