@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"syscall"
 	"time"
@@ -61,6 +63,17 @@ func (c *cell) kill(h *peerHost, pid int) {
 	}
 	c.killed[h.name] = true
 	syscall.Kill(pid, syscall.SIGKILL)
+}
+
+// dead says whether a process has ended with all of its threads, whether or not its parent has noticed.
+func dead(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	state := stat[bytes.LastIndexByte(stat, ')')+1:] // behind the name, which may have any character
+	return err != nil || bytes.HasPrefix(state, []byte(" Z")) && len(threads) <= 1
 }
 
 // crash ends all processes of a host and empties its /run: what a power failure leaves, once the host has started again.

@@ -119,6 +119,8 @@ func TestMigrateContainersFailures(t *testing.T) {
 		{"the sandbox on the target is killed", "source-prepared", func() {
 			sandbox, _ := p.b.sandboxPIDs("pod")
 			syscall.Kill(sandbox, syscall.SIGKILL)
+			// One that is still dying when the source commits leaves the decision to a person.
+			eventually(t, "it is dead", func() bool { return dead(sandbox) })
 		}},
 	} {
 		m := begin(fault.point)

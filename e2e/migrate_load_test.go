@@ -154,7 +154,8 @@ func TestMigrateLoadedRedis(t *testing.T) {
 				for i, r := range report.Rounds {
 					t.Logf("round %d: %+v", i+1, r)
 				}
-				if n := len(report.Rounds); m.name == "converge" && (report.Rounds[n-1].Reason != "converged" || n < 2 || report.Rounds[n-2].Reason != "last") {
+				if n := len(report.Rounds); m.name == "converge" && (report.Rounds[n-1].Reason != "converged" || n < 2 ||
+					report.Rounds[n-2].Reason != "last" && report.Rounds[n-1].PagesRemaining > 0) {
 					t.Error("what was known to have changed did not go right before the stop")
 				}
 			} else if r := from.migrate("redis", to, flags...); r.code == 0 || !strings.Contains(r.stderr, "E_NOT_CONVERGED") {
