@@ -283,7 +283,7 @@ func TestContainersOfASandbox(t *testing.T) {
 // The cgroup of a further container may be below the first one's, or another's: all go with the whole.
 func TestDeleteWholeRemovesNestedCgroups(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root, to make cgroups")
+		t.Skip("SKIPPED: cgroups need root")
 	}
 	root := Root(t.TempDir())
 	process := Process{PID: 1 << 30, StartTicks: 5} // there is none

@@ -16,14 +16,8 @@ func (s *Sandbox) stayTogether() {
 	if s.cfg.StartCPU == nil || s.allowed == nil || s.cfg.Platform != DefaultPlatform {
 		return
 	}
-	apart, err := s.allowed.Together(*s.cfg.StartCPU)
-	if err != nil {
+	failed := func(err error) { log.Warningf("%v", err) }
+	if err := s.allowed.TogetherFor(*s.cfg.StartCPU, togetherFor, failed); err != nil {
 		log.Infof("%v", err)
-		return
 	}
-	time.AfterFunc(togetherFor, func() {
-		if err := apart(); err != nil {
-			log.Warningf("use all CPUs again: %v", err)
-		}
-	})
 }

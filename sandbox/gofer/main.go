@@ -64,16 +64,10 @@ func stayTogether(cfg *childConfig) {
 		log.Infof("%v", err)
 		return
 	}
-	apart, err := allowed.Together(*cfg.StartCPU)
-	if err != nil {
+	failed := func(err error) { log.Warningf("%v", err) }
+	if err := allowed.TogetherFor(*cfg.StartCPU, togetherFor, failed); err != nil {
 		log.Infof("%v", err)
-		return
 	}
-	time.AfterFunc(togetherFor, func() {
-		if err := apart(); err != nil {
-			log.Warningf("use all CPUs again: %v", err)
-		}
-	})
 }
 
 // prepare does all that does not depend on a configuration.

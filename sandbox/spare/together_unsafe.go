@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -81,6 +82,20 @@ func (c *CPUs) Together(cpu int) (apart func() error, err error) {
 		return nil, fmt.Errorf("stay on CPU %d: %w", cpu, errno)
 	}
 	return c.allowAll, nil
+}
+
+// TogetherFor is Together for a time. failed is told if the threads could not part then.
+func (c *CPUs) TogetherFor(cpu int, d time.Duration, failed func(error)) error {
+	apart, err := c.Together(cpu)
+	if err != nil {
+		return err
+	}
+	time.AfterFunc(d, func() {
+		if err := apart(); err != nil {
+			failed(fmt.Errorf("use all CPUs again: %w", err))
+		}
+	})
+	return nil
 }
 
 func (c *CPUs) count() (n int) {
