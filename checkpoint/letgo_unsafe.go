@@ -13,7 +13,7 @@ const (
 	ringRegisterFiles = 2
 )
 
-// letGo closes the memory file of a sandbox that has ended, and does not wait until the kernel has freed what is in it: whoever closes the last
+// letGo closes the memory file of a sandbox. If that has ended, it does not wait until the kernel has freed what is in it: whoever closes the last
 // descriptor of a file does, which takes 150 ms for each GiB.
 //
 // An io_uring keeps the file open beyond that, and a worker of the kernel, not who closes the ring, lets go of what a ring keeps. Where rings are not to be had
